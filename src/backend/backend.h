@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLC_BACKEND_BACKEND_H
+#define SLC_BACKEND_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend/ops.h"
+#include "base/err.h"
+
+/*
+ * A backend computes the ops of ops.h on its own memory. Work goes to a queue
+ * and runs in queue order, perhaps later; order between queues is made only by
+ * events. The host never dereferences backend memory: it uploads, runs ops and
+ * fetches. On `cpu` and `ref` a queue runs at once; on `cuda` it is a stream;
+ * `strict` runs kernels/ref as late as it may, on another thread, with memory
+ * PROT_NONE in between, so that a direct read, a missing event or a missing
+ * acquire fails in a test.
+ *
+ * Errors of an op are sticky in its queue and come back from the next
+ * slc_queue_sync, slc_event_sync or slc_fetch.
+ */
+
+struct slc_backend;
+struct slc_queue;
+struct slc_event;
+
+struct slc_backend_options {
+    int threads; /* CPU threads of this rank; 0: what the process may use */
+    int device;  /* GPU index, -1: choose by local rank */
+};
+
+/* What kind of memory; WINDOW-like host memory belongs to comm, not here. */
+enum slc_mem_kind {
+    SLC_MEM_DEVICE, /* ops read and write it; the host does not */
+    SLC_MEM_HOST,   /* host memory that uploads and fetches are fast from */
+};
+
+/* Functions of a backend beside its ops. All may be called from one thread only. */
+struct slc_backend_calls {
+    void (*destroy)(struct slc_backend *b);
+    void *(*mem_alloc)(struct slc_backend *b, size_t bytes, enum slc_mem_kind kind,
+                       struct slc_err *e);
+    void (*mem_free)(struct slc_backend *b, void *p, enum slc_mem_kind kind);
+    struct slc_queue *(*queue_create)(struct slc_backend *b, struct slc_err *e);
+    void (*queue_destroy)(struct slc_queue *q);
+    int (*queue_sync)(struct slc_queue *q, struct slc_err *e);
+    struct slc_event *(*event_create)(struct slc_backend *b, struct slc_err *e);
+    void (*event_destroy)(struct slc_event *ev);
+    void (*event_record)(struct slc_event *ev, struct slc_queue *q);
+    void (*queue_wait)(struct slc_queue *q, struct slc_event *ev);
+    int (*event_test)(struct slc_event *ev, struct slc_err *e);
+    int (*event_sync)(struct slc_event *ev, struct slc_err *e);
+    void (*upload)(struct slc_queue *q, void *dst, const void *src, size_t bytes);
+    int (*fetch)(struct slc_queue *q, void *dst, const void *src, size_t bytes,
+                 struct slc_err *e);
+    int (*prepare)(struct slc_backend *b, enum slc_op op, const void *args,
+                   struct slc_err *e);
+    /* Describe for the start banner: "oneDNN 2.6, avx512, 2 threads". */
+    void (*describe)(struct slc_backend *b, char *text, size_t len);
+};
+
+/* First member of every backend's own struct. */
+struct slc_backend {
+    const char *name;
+    struct slc_backend_calls calls;
+    struct slc_ops ops;
+    int row_align;     /* expert segments start at multiples of this (cpu 1, cuda 128) */
+    bool host_readable; /* window memory of comm is directly usable by ops */
+    uint64_t fetches;  /* slc_fetch calls so far */
+};
+
+struct slc_queue {
+    struct slc_backend *b;
+};
+struct slc_event {
+    struct slc_backend *b;
+};
+
+/*
+ * Open "cpu", "ref", "strict" or "cuda". "cuda" loads the module
+ * sluice-cuda.so and fails with what is missing (module, driver, GPU).
+ */
+struct slc_backend *slc_backend_open(const char *name,
+                                     const struct slc_backend_options *opts,
+                                     struct slc_err *e);
+void slc_backend_close(struct slc_backend *b);
+
+/*
+ * Say at set-up that `op` will be run with these static fields (dtypes, widths,
+ * flags) and row counts up to those given: the backend makes primitives, plans
+ * and workspaces now. Running an op that was not prepared is correct but may
+ * allocate the first time.
+ */
+#define SLC_PREPARE(b, op, e, ...)                                                     \
+    ((b)->calls.prepare((b), SLC_OP_##op, &(struct slc_##op##_args){__VA_ARGS__}, (e)))
+
+/*
+ * Enqueue an op: SLC_RUN(q, rmsnorm_forward, .y = y, .x = x, ...). The argument
+ * struct is copied; every pointer in it is backend memory unless its comment
+ * says "host" (then it is read before the call returns).
+ */
+#define SLC_RUN(q, op, ...)                                                            \
+    ((q)->b->ops.op((q), &(const struct slc_##op##_args){__VA_ARGS__}))
+
+static inline void *slc_mem_alloc(struct slc_backend *b, size_t n, enum slc_mem_kind k,
+                                  struct slc_err *e)
+{
+    return b->calls.mem_alloc(b, n, k, e);
+}
+static inline void slc_mem_free(struct slc_backend *b, void *p, enum slc_mem_kind k)
+{
+    b->calls.mem_free(b, p, k);
+}
+static inline struct slc_queue *slc_queue_create(struct slc_backend *b, struct slc_err *e)
+{
+    return b->calls.queue_create(b, e);
+}
+static inline void slc_queue_destroy(struct slc_queue *q)
+{
+    if (q)
+        q->b->calls.queue_destroy(q);
+}
+/* Wait until all work enqueued so far is done; returns its first error. */
+static inline int slc_queue_sync(struct slc_queue *q, struct slc_err *e)
+{
+    return q->b->calls.queue_sync(q, e);
+}
+static inline struct slc_event *slc_event_create(struct slc_backend *b, struct slc_err *e)
+{
+    return b->calls.event_create(b, e);
+}
+static inline void slc_event_destroy(struct slc_event *ev)
+{
+    if (ev)
+        ev->b->calls.event_destroy(ev);
+}
+/* The event completes when the work enqueued on q so far has completed. */
+static inline void slc_event_record(struct slc_event *ev, struct slc_queue *q)
+{
+    ev->b->calls.event_record(ev, q);
+}
+/* Work enqueued on q after this runs only once ev has completed. */
+static inline void slc_queue_wait(struct slc_queue *q, struct slc_event *ev)
+{
+    q->b->calls.queue_wait(q, ev);
+}
+/* 1 when complete, 0 when not yet, -1 on error. Never blocks. */
+static inline int slc_event_test(struct slc_event *ev, struct slc_err *e)
+{
+    return ev->b->calls.event_test(ev, e);
+}
+static inline int slc_event_sync(struct slc_event *ev, struct slc_err *e)
+{
+    return ev->b->calls.event_sync(ev, e);
+}
+/* Host to backend memory, in queue order; src is copied before return. */
+static inline void slc_upload(struct slc_queue *q, void *dst, const void *src, size_t n)
+{
+    q->b->calls.upload(q, dst, src, n);
+}
+/* Backend memory to host: waits for the queue. The only way to read a result. */
+static inline int slc_fetch(struct slc_queue *q, void *dst, const void *src, size_t n,
+                            struct slc_err *e)
+{
+    q->b->fetches++;
+    return q->b->calls.fetch(q, dst, src, n, e);
+}
+static inline void slc_backend_describe(struct slc_backend *b, char *text, size_t len)
+{
+    b->calls.describe(b, text, len);
+}
+
+/* Constructors the loader knows; kernels/ref and kernels/cpu fill the op table. */
+void slc_ops_ref(struct slc_ops *ops);
+void slc_ops_cpu(struct slc_ops *ops);
+struct slc_backend *slc_backend_host_create(const char *name,
+                                            const struct slc_backend_options *opts,
+                                            struct slc_err *e);
+struct slc_backend *slc_backend_strict_create(const struct slc_backend_options *opts,
+                                              struct slc_err *e);
+
+/* Entry point of the CUDA module, found by dlsym. */
+#define SLC_CUDA_MODULE_SYMBOL "slc_backend_cuda_create"
+#define SLC_BACKEND_ABI 1
+typedef struct slc_backend *slc_backend_cuda_create_f(int abi,
+                                                      const struct slc_backend_options *opts,
+                                                      struct slc_err *e);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLC_MODEL_MODEL_H
+#define SLC_MODEL_MODEL_H
+
+#include <stdbool.h>
+
+#include "backend/backend.h"
+#include "base/arena.h"
+#include "comm/group.h"
+#include "model/batch.h"
+#include "model/param.h"
+
+/*
+ * A decoder: forward and hand-written backward over one micro-batch. All memory is
+ * carved at create; a step allocates nothing.
+ */
+struct slc_model;
+
+enum slc_aux_scope { SLC_AUX_NONE, SLC_AUX_MICRO, SLC_AUX_SEQUENCE };
+
+struct slc_model_options {
+    struct slc_backend *backend;
+    struct slc_group *experts;  /* expert group, NULL: ep = 1 */
+    struct slc_group *all;      /* all ranks (pool of the `micro` auxiliary loss), NULL: one */
+    int64_t rows, S;            /* micro-batch shape; T = rows * S */
+    enum slc_dtype dtype;       /* compute dtype */
+    bool training;              /* keep activations, make gradients */
+    bool recompute;             /* keep only layer inputs, run the layer again in backward */
+    enum slc_aux_scope aux_scope;
+    double aux_coef, z_coef;
+    double window_factor;       /* 1.25: dispatch window rows over the expected */
+    int64_t window_rows;        /* > 0: force this many rows (tests) */
+    int force_far;              /* exchange by put even to near peers */
+    int64_t loss_chunk;         /* rows of logits at a time; 0: chosen */
+};
+
+struct slc_model *slc_model_create(const struct slc_spec *s, struct slc_params *ps,
+                                   const struct slc_model_options *o, struct slc_err *e);
+void slc_model_destroy(struct slc_model *m);
+/* Regions of activation memory by name, for the memory table. */
+const struct slc_arena *slc_model_memory(const struct slc_model *m);
+
+/* Weights of the terms of L for this micro-batch; see architecture, "Loss". */
+struct slc_loss_weights {
+    double targets;   /* N: unmasked targets in the whole optimizer step, all ranks */
+    double tokens;    /* routed tokens in the whole optimizer step, all ranks */
+    double micro_tokens; /* routed tokens in this micro-batch, all ranks */
+    double sequences; /* documents in the whole optimizer step, all ranks */
+};
+struct slc_model_result {
+    double loss_sum; /* sum of unmasked token losses of this rank and micro-batch */
+    double aux, z;   /* this rank's share of the weighted auxiliary terms of L */
+};
+
+/*
+ * Forward of one micro-batch. Keeps what backward needs (training). token_loss
+ * (host [T], NULL: not wanted) gets each token's loss (0 where masked).
+ * forced_ids (host int32 [L_moe, T, K], NULL: route freely): tests only.
+ */
+int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
+                      const struct slc_loss_weights *w, const int32_t *forced_ids,
+                      float *token_loss, struct slc_model_result *out, struct slc_err *e);
+/* Backward of the last forward: adds dL/dparameter to the gradients, calls grad_ready. */
+int slc_model_backward(struct slc_model *m, struct slc_err *e);
+
+/* Logits of position t of the last forward (training or not), host [V]. */
+int slc_model_logits(struct slc_model *m, int64_t t, float *logits, struct slc_err *e);
+
+/* Of the last forwards since reset: tokens per expert of each MoE layer as seen by this
+ * rank's own tokens, int64 [L_moe][E], host. Adds up over micro-batches. */
+const int64_t *slc_model_load(const struct slc_model *m, int *n_moe_layers);
+/* Router ids of MoE layer i of the last forward, host int32 [T,K]. */
+int slc_model_router_ids(struct slc_model *m, int i, int32_t *ids, struct slc_err *e);
+
+struct slc_model_counters {
+    unsigned long long rounds;      /* dispatch rounds */
+    unsigned long long near_bytes, far_bytes; /* exchanged by this rank */
+    unsigned long long dropped;     /* always 0 */
+    double seconds_attention, seconds_router, seconds_exchange, seconds_experts,
+        seconds_dense, seconds_head; /* host time by phase, waits included */
+};
+void slc_model_counters(struct slc_model *m, struct slc_model_counters *c, bool reset);
+
+#endif
