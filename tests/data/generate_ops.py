@@ -3,6 +3,8 @@
 them in double (backward by autograd) and rounded once to float32.
 
 Called by generate_goldens.py. Names are <op>.<case>.<tensor>; README.md lists them.
+Shapes, orders and names are those of src/backend/ops.h; the formulas are held against
+the published model code first.
 """
 
 import math
@@ -11,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from golden_model import IGNORE, seed_of
+from golden_model import seed_of
+
+MASKED = -1  # a target that does not count
 
 
 class Op:
@@ -54,48 +58,72 @@ def rmsnorm(x, w, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w
 
 
-def rope(x, positions, theta):
-    """[T, heads, D]; pairs are (i, i + D/2), angle = position * theta^(-2i/D)."""
+def rstd(x, eps):
+    return torch.rsqrt(x.pow(2).mean(-1) + eps)
+
+
+def rope(x, positions, inv_freq):
+    """[T, heads, D]; pairs are (i, i + D/2)."""
     d = x.shape[-1]
-    freq = theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
-    angle = positions.double()[:, None] * freq
+    angle = positions.double()[:, None] * inv_freq.double()
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     a, b = x[..., : d // 2], x[..., d // 2 :]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
 def write_norms(store):
-    for case, (t, h) in {"t7h13": (7, 13), "t1h24": (1, 24)}.items():
+    for case, (t, h, residual) in {"t7h13": (7, 13, False), "t1h24": (1, 24, False),
+                                   "t5h9res": (5, 9, True)}.items():
         op = Op(store, f"rmsnorm.{case}")
         x, w = op.input("x", t, h, scale=2.0), op.input("w", h, scale=0.2, shift=1.0)
         op.put("eps", torch.tensor([1e-6]))
-        op.backward({"y": rmsnorm(x, w, 1e-6)}, {"x": x, "w": w})
+        outputs, total = {}, x
+        if residual:
+            total = x + op.input("add", t, h)
+            # dsum is what flows around the norm: `dres` of the backward op.
+            outputs["sum"] = total
+        outputs["y"] = rmsnorm(total, w, 1e-6)
+        op.put("rstd", rstd(total, 1e-6))
+        op.backward(outputs, {"x": x, "w": w})
 
 
-def write_rope(store):
-    positions = torch.tensor([0, 1, 2, 3, 0, 0, 1, 90])
-    for case, heads, d, theta in (("h3d10", 3, 10, 10000.0), ("h1d12", 1, 12, 1e6)):
-        op = Op(store, f"rope.{case}")
-        x = op.input("x", len(positions), heads, d)
-        op.put("positions", positions)
-        op.put("theta", torch.tensor([theta]))
-        op.backward({"y": rope(x, positions, theta)}, {"x": x})
+def write_qkv_rope(store):
+    positions = torch.tensor([0, 1, 2, 3, 0, 0, 1, 40])
+    t, eps = len(positions), 1e-6
+    cases = (("head", 3, 1, 10, 0.0), ("none", 2, 2, 6, 0.0), ("full", 4, 2, 8, 1.25))
+    for kind, nq, nk, d, clip in cases:
+        op = Op(store, f"qkv_rope.{kind}")
+        qkv = op.input("qkv", t, (nq + 2 * nk) * d)
+        inv_freq = (10000.0 ** (-torch.arange(0, d, 2) / d)).float()
+        op.put("pos", positions)
+        op.put("inv_freq", inv_freq)
+        op.put("eps", torch.tensor([eps]))
+        op.put("clip", torch.tensor([clip]))
+        parts = list(qkv.split([nq * d, nk * d, nk * d], -1))
+        inputs, kept = {"qkv": qkv}, []
+        for i, (key, heads) in enumerate((("q_weight", nq), ("k_weight", nk))):
+            if kind == "none":
+                continue
+            width = d if kind == "head" else heads * d
+            w = inputs[key] = op.input(key, width, scale=0.2, shift=1.0)
+            x = parts[i].reshape(t, -1, width)
+            kept.append(rstd(x, eps))
+            parts[i] = rmsnorm(x, w, eps)
+        if kept:
+            op.put("rstd", torch.cat(kept, -1))
+        q, k, v = (x.reshape(t, -1, d) for x in parts)
+        if clip:
+            assert (q.abs() > clip).any() and (k.abs() > clip).any()
+            q, k, v = (x.clamp(-clip, clip) for x in (q, k, v))
+        q, k = rope(q, positions, inv_freq), rope(k, positions, inv_freq)
+        op.backward({"q": q, "k": k, "v": v}, inputs)
 
-        op = Op(store, f"qknorm_rope.{case}")
-        x = op.input("x", len(positions), heads, d)
-        w = op.input("w", d, scale=0.2, shift=1.0)
-        op.put("positions", positions)
-        op.put("theta", torch.tensor([theta]))
-        op.put("eps", torch.tensor([1e-6]))
-        op.backward({"y": rope(rmsnorm(x, w, 1e-6), positions, theta)},
-                    {"x": x, "w": w})
 
-
-def attention(q, k, v, bounds, window):
+def attention(q, k, v, seg, window):
     """Causal inside each document; a token sees itself and window - 1 before it."""
     out, lse = [], []
     group = q.shape[1] // k.shape[1]
-    for a, b in zip(bounds[:-1], bounds[1:]):
+    for a, b in zip(seg[:-1], seg[1:]):
         kk = k[a:b].repeat_interleave(group, 1)
         vv = v[a:b].repeat_interleave(group, 1)
         s = torch.einsum("ihd,jhd->hij", q[a:b], kk) / math.sqrt(q.shape[-1])
@@ -109,58 +137,89 @@ def attention(q, k, v, bounds, window):
 
 def write_attention(store):
     cases = {
-        "q4kv2d8": (4, 2, 8, [0, 5, 6, 15], None),
+        "q4kv2d8": (4, 2, 8, [0, 5, 5, 6, 15], None),
         "q3kv1d10": (3, 1, 10, [0, 1, 12], None),
         "q2kv2d6": (2, 2, 6, [0, 9], None),
         "q4kv1d4w3": (4, 1, 4, [0, 8, 9, 14], 3),
     }
-    for case, (hq, hkv, d, bounds, window) in cases.items():
+    for case, (nq, nk, d, seg, window) in cases.items():
         op = Op(store, f"attention.{case}")
-        t = bounds[-1]
-        q, k, v = (op.input(n, t, h, d) for n, h in (("q", hq), ("k", hkv), ("v", hkv)))
-        op.put("bounds", bounds)
+        t = seg[-1]
+        q, k, v = (op.input(n, t, h, d) for n, h in (("q", nq), ("k", nk), ("v", nk)))
+        op.put("seg", seg)
         op.put("window", [window or 0])
-        o, lse = attention(q, k, v, bounds, window or t)
+        o, lse = attention(q, k, v, seg, window or t)
         op.put("lse", lse)
         op.backward({"o": o}, {"q": q, "k": k, "v": v})
 
 
-def route(logits, k, renorm):
-    """Softmax over all experts, the k largest in descending order, renormalised."""
-    p = torch.softmax(logits, -1)
-    w, ids = p.topk(k, -1)
-    return ids, w / w.sum(-1, keepdim=True) if renorm else w
+def top_k(p, k):
+    """Ids of the k largest, ties to the lower id, in ascending id."""
+    return p.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(-1).values
 
 
 def write_router(store):
-    for e, k, renorm in ((5, 3, True), (7, 1, False), (7, 1, True), (10, 4, False),
-                         (3, 3, True), (3, 3, False)):
-        op = Op(store, f"router.e{e}k{k}{'renorm' if renorm else ''}")
-        logits = op.input("logits", 11, e, scale=2.0)
-        ids, w = route(logits, k, renorm)
-        op.put("ids", ids)
-        op.backward({"weights": w}, {"logits": logits})
+    cases = ((5, 3, True, False), (7, 1, False, False), (7, 1, True, False),
+             (10, 4, False, True), (9, 2, True, True), (3, 3, True, False),
+             (3, 3, False, False))
+    for e, k, renorm, pooled in cases:
+        name = f"e{e}k{k}{'renorm' if renorm else ''}{'pool' if pooled else ''}"
+        op = Op(store, f"router.{name}")
+        t = 11
+        logits = op.input("logits", t, e, scale=2.0)
+        pool = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, -1, -1] if pooled else [0] * t)
+        op.put("pool", pool)
+        write_routing(op, logits, pool, k, renorm)
+
+
+def write_routing(op, logits, pool, k, renorm):
+    t, e = logits.shape
+    real, pools = (pool >= 0), int(pool.max()) + 1
+    p, lse = torch.softmax(logits, -1), torch.logsumexp(logits, -1)
+    ids = top_k(p.detach(), k)
+    chosen = p.gather(-1, ids)
+    weights = chosen / chosen.sum(-1, keepdim=True) if renorm else chosen
+    op.put("probs", p[real])
+    op.put("lse", lse[real])
+    op.put("ids", torch.where(real[:, None], ids, -1))
+    weights = weights * real[:, None]
+    count = torch.zeros((pools, e), dtype=torch.int32)
+    prob_sum = torch.zeros((pools, e), dtype=torch.float64)
+    for n in range(pools):
+        count[n] = F.one_hot(ids[pool == n], e).sum((0, 1))
+        prob_sum[n] = p[pool == n].sum(0)
+    op.put("count", count)
+    op.put("prob_sum", prob_sum)
+    op.put("z_sum", lse[real].pow(2).sum().reshape(1))
+    op.put("weights", weights)
+    dweights = op.input("dweights", t, k)
+    prob_grad = op.input("prob_grad", pools, e, scale=0.3)
+    op.put("z_coef", torch.tensor([0.125]))
+    main = (weights * dweights).sum()
+    aux = (prob_grad[pool[real]] * p[real]).sum() + 0.125 * lse[real].pow(2).sum()
+    # dlogits: by dweights alone; dlogits_all: with prob_grad and z_coef as well.
+    op.put("dlogits", torch.autograd.grad(main, logits, retain_graph=True)[0])
+    op.put("dlogits_all", torch.autograd.grad(main + aux, logits)[0])
 
 
 def write_router_ties(store):
-    """Equal logits: the lower id first, which torch.topk does not promise."""
     op = Op(store, "router.ties")
     logits = torch.tensor([[1, 2, 2, 1, 2, 0], [3, 3, 3, 3, 3, 3], [0, 5, 1, 1, 1, 1],
                            [-1, -2, -1, -3, -1, -1]], dtype=torch.float64)
     op.put("logits", logits)
-    ids = logits.sort(dim=-1, descending=True, stable=True).indices[:, :3]
+    ids = top_k(logits, 3)
     op.put("ids", ids)
     op.put("weights", torch.softmax(logits, -1).gather(-1, ids))
 
 
 def write_balance(store):
     """Auxiliary losses of two layers; values and gradients are for coefficient 1."""
-    e, k, bounds = 7, 2, [0, 4, 5, 13]
-    t = bounds[-1]
+    e, k, seg = 7, 2, [0, 4, 5, 13]
+    t = seg[-1]
 
     op = Op(store, "aux_micro.e7k2")
     layers = [op.input(f"logits.{i}", t, e, scale=2.0) for i in range(2)]
-    count = sum(F.one_hot(route(x, k, False)[0], e).sum((0, 1)) for x in layers)
+    count = sum(F.one_hot(top_k(x, k), e).sum((0, 1)) for x in layers)
     prob = sum(torch.softmax(x, -1).sum(0) for x in layers)
     rows = 2 * t
     value = e * (count / rows * (prob / rows)).sum()
@@ -169,14 +228,14 @@ def write_balance(store):
 
     op = Op(store, "aux_sequence.e7k2")
     layers = [op.input(f"logits.{i}", t, e, scale=2.0) for i in range(2)]
-    op.put("bounds", bounds)
+    op.put("seg", seg)
     value = 0.0
     for x in layers:
-        ids = route(x, k, False)[0]
-        for a, b in zip(bounds[:-1], bounds[1:]):
+        ids = top_k(x, k)
+        for a, b in zip(seg[:-1], seg[1:]):
             f = F.one_hot(ids[a:b], e).sum((0, 1)) * e / (k * (b - a))
             value = value + (f * torch.softmax(x[a:b], -1).mean(0)).sum()
-    value = value / (len(bounds) - 1)
+    value = value / (len(seg) - 1)
     op.put("value", value.reshape(1))
     op.gradients(value, {f"logits.{i}": x for i, x in enumerate(layers)})
 
@@ -189,8 +248,13 @@ def write_balance(store):
 
 def write_experts(store):
     op = Op(store, "swiglu.r9f7")
-    gate, up = op.input("gate", 9, 7, scale=3.0), op.input("up", 9, 7)
-    op.backward({"y": F.silu(gate) * up}, {"gate": gate, "up": up})
+    h, w = op.input("h", 9, 14, scale=2.0), op.input("w", 9)
+    gate, up = h.chunk(2, -1)
+    a = F.silu(gate) * up
+    op.put("a", a)
+    da0 = op.input("da0", 9, 7)
+    op.put("aw", w[:, None] * a)
+    op.gradients((w[:, None] * a * da0).sum(), {"h": h, "w": w})
 
     # Expert 2 of 5 receives no row.
     t, h, f, e, k = 11, 10, 6, 5, 3
@@ -200,7 +264,7 @@ def write_experts(store):
     wd = op.input("w_down", e, h, f, scale=0.4)
     logits = torch.randn((t, e), generator=op.gen)
     logits[:, 2] = -100.0
-    ids = logits.topk(k, -1).indices
+    ids = top_k(logits, k)
     op.put("ids", ids)
     weights = op.input("weights", t, k, scale=0.2, shift=0.4)
     y = torch.zeros_like(x)
@@ -219,30 +283,30 @@ def write_head(store):
     op.put("ids", ids)
     op.backward({"y": w[ids]}, {"w": w})
 
-    # dlogits and value are of sum / n with n larger than the targets at hand, as it is
-    # when the step has other micro-batches.
-    targets = torch.tensor([4, IGNORE, 0, 16, 16, IGNORE, 9])
+    # The gradient is of sum / n with n larger than the targets at hand, as it is when
+    # the step has other micro-batches.
+    targets = torch.tensor([4, MASKED, 0, 16, 16, MASKED, 9])
     n = 12
     op = Op(store, "cross_entropy.t7v17")
     logits = op.input("logits", 7, 17, scale=4.0)
     op.put("targets", targets)
-    op.put("n", [n])
-    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-    op.put("token_loss", losses)
-    op.put("value", (losses.sum() / n).reshape(1))
+    op.put("scale", torch.tensor([1 / n]))
+    losses = F.cross_entropy(logits, targets, ignore_index=MASKED, reduction="none")
+    op.put("loss", losses)
     op.gradients(losses.sum() / n, {"logits": logits})
 
-    op = Op(store, "head_cross_entropy.t7h6v17")
+    op = Op(store, "head.t7h6v17")
     x, w = op.input("x", 7, 6, scale=2.0), op.input("w", 17, 6)
     op.put("targets", targets)
-    op.put("n", [n])
-    value = F.cross_entropy(x @ w.T, targets, ignore_index=IGNORE, reduction="sum") / n
-    op.put("value", value.reshape(1))
-    op.gradients(value, {"x": x, "w": w})
+    op.put("scale", torch.tensor([1 / n]))
+    losses = F.cross_entropy(x @ w.T, targets, ignore_index=MASKED, reduction="none")
+    op.put("loss", losses)
+    op.gradients(losses.sum() / n, {"x": x, "w": w})
 
 
 def check_against_published():
     """The formulas above are those of the published model code."""
+    from transformers import Qwen3MoeConfig
     from transformers.models.qwen3_moe import modeling_qwen3_moe as published
 
     gen = torch.Generator().manual_seed(1)
@@ -251,20 +315,28 @@ def check_against_published():
     freq = 1e4 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
     angle = torch.cat([positions[:, None] * freq] * 2, -1)
     want, _ = published.apply_rotary_pos_emb(x, x, angle.cos(), angle.sin())
-    assert torch.allclose(rope(x, positions, 1e4), want, atol=1e-14)
+    assert torch.allclose(rope(x, positions, freq), want, atol=1e-14)
     norm = published.Qwen3MoeRMSNorm(8)
     assert torch.allclose(rmsnorm(x, 1.0, 1e-6), norm(x), atol=1e-6)
     logits = tuple(torch.randn((9, 5), generator=gen) for _ in range(2))
     want = published.load_balancing_loss_func(logits, 5, 2)
-    count = sum(F.one_hot(route(t, 2, False)[0], 5).sum((0, 1)) for t in logits)
+    count = sum(F.one_hot(top_k(t, 2), 5).sum((0, 1)) for t in logits)
     prob = sum(torch.softmax(t, -1).sum(0) for t in logits)
     assert torch.allclose(5 * (count / 18 * (prob / 18)).sum(), want)
+    router = published.Qwen3MoeTopKRouter(Qwen3MoeConfig(
+        hidden_size=6, num_experts=5, num_experts_per_tok=3, norm_topk_prob=True))
+    router.weight.data = torch.randn((5, 6), generator=gen)
+    logits, weights, ids = router(torch.randn((9, 6), generator=gen))
+    ids, order = ids.sort(-1)
+    assert torch.equal(top_k(logits, 3), ids)
+    p = torch.softmax(logits, -1).gather(-1, ids)
+    assert torch.allclose(p / p.sum(-1, keepdim=True), weights.gather(-1, order))
 
 
 def write_ops(path):
     check_against_published()
     store = {}
-    for write in (write_norms, write_rope, write_attention, write_router,
+    for write in (write_norms, write_qkv_rope, write_attention, write_router,
                   write_router_ties, write_balance, write_experts, write_head):
         write(store)
     assert all(t.isfinite().all() for t in store.values())
