@@ -82,7 +82,8 @@ extern const int slc_option_count;
 
 /* Defaults, then the file (NULL: none), then overrides "section.key=value". An unknown key is
  * an error naming file, line, column and the nearest known key; so is a wrong type, a value out
- * of range, a key given twice, a missing required one. */
+ * of range, a key given twice in the file (of two overrides the last wins), a missing required
+ * one. On error o holds nothing. */
 int slc_options_load(struct slc_options *o, const char *path, char *const *overrides, int n,
                      struct slc_err *e);
 void slc_options_release(struct slc_options *o);
