@@ -73,6 +73,7 @@ struct slc_backend {
 
 struct slc_queue {
     struct slc_backend *b;
+    struct slc_err error; /* the first error of an op, sticky */
 };
 struct slc_event {
     struct slc_backend *b;
@@ -172,9 +173,19 @@ static inline void slc_backend_describe(struct slc_backend *b, char *text, size_
     b->calls.describe(b, text, len);
 }
 
+/* For ops: note an error in the queue (the first one stays) and leave the op. */
+void slc_queue_fail(struct slc_queue *q, const struct slc_err *e);
+/* For backends: 0, or -1 with the queue's sticky error copied to e. */
+int slc_queue_error(const struct slc_queue *q, struct slc_err *e);
+
 /* Constructors the loader knows; kernels/ref and kernels/cpu fill the op table. */
 void slc_ops_ref(struct slc_ops *ops);
 void slc_ops_cpu(struct slc_ops *ops);
+/* kernels/cpu keeps its oneDNN primitives per process: made here (or on first use),
+ * freed by slc_cpu_release. `text` gets library and instruction set. */
+int slc_cpu_prepare(enum slc_op op, const void *args, struct slc_err *e);
+void slc_cpu_release(void);
+void slc_cpu_describe(char *text, size_t len);
 struct slc_backend *slc_backend_host_create(const char *name,
                                             const struct slc_backend_options *opts,
                                             struct slc_err *e);

@@ -257,14 +257,15 @@ struct slc_swiglu_backward_args {
 /* -- router --------------------------------------------------------------- */
 
 /*
- * probs[t] = softmax(logits[t]) over E in fp32; the K largest, ties to the lowest
- * expert id; ids [T,K] are written in ascending id with weights [T,K] = their
+ * probs[t] = softmax(logits[t]) over E in fp32; the K largest (compared as logits, so
+ * that every backend agrees), ties to the lowest expert id; ids [T,K] are written in ascending id with weights [T,K] = their
  * probs, divided by their sum if renorm. lse [T] = logsumexp of the logits.
  * forced [T,K] (NULL: off) gives the ids instead (ascending).
  * pool [T] int32 names the statistics pool of a token (a document, or 0 for all);
  * a negative pool is padding: ids -1, weights 0, nothing counted. pool NULL: all 0.
  * Per pool: count [P,E] int32 = assignments, prob_sum [P,E] = sum of probs;
- * z_sum [1] = sum over tokens of lse^2. probs may be logits.
+ * z_sum [1] = sum over tokens of lse^2; all three are written, each may be NULL.
+ * lse is written for padding too. probs may be logits.
  */
 struct slc_router_forward_args {
     float *probs, *weights, *lse;
@@ -346,7 +347,7 @@ struct slc_dispatch_pack_args {
  * off[i], a multiple of row_align; off [El+1] int32, off[El] = rows in use
  * (padded). row_of [n,M] = the row of each (record, id), -1 for none;
  * rec_of [rows_cap] = the record (0-based) of each row, -1 for padding;
- * row_weight [rows_cap] = its router weight, 0 for padding. load [El] int32 =
+ * row_weight [rows_cap] (NULL: not wanted) = its router weight, 0 for padding. load [El] int32 =
  * rows per expert without padding (acc adds). rows_cap >= n*min(M,El) plus padding.
  * base is subtracted from every id, so that plain router ids serve when R = 1.
  */
@@ -412,7 +413,8 @@ struct slc_expert_sum_args {
  * ascending rank of the row slot_row of src[slot_rank] (struct slc_rows [R],
  * backend memory), in fp32, rounded once. add [T,H] may be NULL or out. If
  * dweights [T,K] is not NULL, it gets the scalars of those rows: the token's
- * experts on a rank in ascending id. Tokens without slots: out = add (or 0).
+ * experts on a rank in ascending id; 0 where an id is -1. Tokens without slots:
+ * out = add (or 0). Slots outside the lists (another round's) are passed over.
  */
 struct slc_combine_sum_args {
     void *out;
