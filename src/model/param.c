@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/param.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+#define PARAM_ALIGN 64
+#define INIT_CHUNK (1 << 20)
+
+int64_t slc_expert_first(int64_t E, int ep, int i)
+{
+    return (i * E + ep - 1) / ep;
+}
+
+static int64_t round_up(int64_t n, int64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* -- the inventory ---------------------------------------------------------- */
+
+struct shape {
+    const char *name;
+    enum slc_role role;
+    int64_t d[3];
+    bool norm, expert;
+};
+
+static void add(struct slc_params *ps, const struct slc_spec *s, int layer,
+                const struct shape *sh)
+{
+    struct slc_param *p = &ps->p[ps->n++];
+
+    memset(p, 0, sizeof(*p));
+    if (layer < 0)
+        snprintf(p->name, sizeof(p->name), "%s", sh->name);
+    else
+        snprintf(p->name, sizeof(p->name), "layers.%d.%s", layer, sh->name);
+    p->role = sh->role;
+    p->layer = layer;
+    p->count = 1;
+    for (int i = 0; i < 3 && sh->d[i]; i++) {
+        p->shape[p->ndim++] = sh->d[i];
+        p->count *= sh->d[i];
+    }
+    p->expert = sh->expert;
+    p->decay = !sh->norm;
+    p->init_std = sh->norm ? 0 : s->init_std;
+}
+
+static void add_layer(struct slc_params *ps, const struct slc_spec *s, int l)
+{
+    const int64_t q = s->NQ * s->D, k = s->NK * s->D;
+    const bool full = s->qk_norm == SLC_QK_NORM_FULL;
+    const struct shape before[] = {
+        {"attn_norm", SLC_ATTN_NORM, {s->H}, true, false},
+        {"qkv", SLC_QKV, {q + 2 * k, s->H}, false, false},
+        {"q_norm", SLC_Q_NORM, {full ? q : s->D}, true, false},
+        {"k_norm", SLC_K_NORM, {full ? k : s->D}, true, false},
+        {"attn_out", SLC_ATTN_OUT, {s->H, q}, false, false},
+        {"mlp_norm", SLC_MLP_NORM, {s->H}, true, false},
+    };
+    const struct shape moe[] = {
+        {"router", SLC_ROUTER, {s->E, s->H}, false, false},
+        {"experts.up", SLC_EXPERT_UP, {s->E, 2 * s->F, s->H}, false, true},
+        {"experts.down", SLC_EXPERT_DOWN, {s->E, s->H, s->F}, false, true},
+    };
+    const struct shape dense[] = {
+        {"dense.up", SLC_DENSE_UP, {2 * s->FD, s->H}, false, false},
+        {"dense.down", SLC_DENSE_DOWN, {s->H, s->FD}, false, false},
+    };
+
+    for (size_t i = 0; i < sizeof(before) / sizeof(before[0]); i++)
+        if (s->qk_norm != SLC_QK_NORM_NONE ||
+            (before[i].role != SLC_Q_NORM && before[i].role != SLC_K_NORM))
+            add(ps, s, l, &before[i]);
+    for (int i = 0; s->moe[l] && i < 3; i++)
+        add(ps, s, l, &moe[i]);
+    for (int i = 0; !s->moe[l] && i < 2; i++)
+        add(ps, s, l, &dense[i]);
+}
+
+static void list(struct slc_params *ps, const struct slc_spec *s)
+{
+    const struct shape embed = {"embed", SLC_EMBED, {s->V, s->H}, false, false};
+    const struct shape norm = {"final_norm", SLC_FINAL_NORM, {s->H}, true, false};
+    const struct shape head = {"head", SLC_HEAD, {s->V, s->H}, false, false};
+
+    add(ps, s, -1, &embed);
+    for (int l = 0; l < (int)s->L; l++)
+        add_layer(ps, s, l);
+    add(ps, s, -1, &norm);
+    if (!s->tied)
+        add(ps, s, -1, &head);
+}
+
+/* This rank's part of every parameter, and its place in the flat arrays. */
+static void place(struct slc_params *ps, int ep, int index)
+{
+    for (int i = 0; i < ps->n; i++) {
+        struct slc_param *p = &ps->p[i];
+        const int64_t row = p->count / p->shape[0];
+
+        p->start = 0;
+        p->local = p->count;
+        if (p->expert) {
+            const int64_t first = slc_expert_first(p->shape[0], ep, index);
+
+            p->start = first * row;
+            p->local = slc_expert_first(p->shape[0], ep, index + 1) * row - p->start;
+        }
+        p->at = ps->local;
+        ps->local += round_up(p->local, PARAM_ALIGN);
+        ps->total += p->count;
+    }
+}
+
+/* Bring fresh memory to zero: pads between parameters are read as whole arrays. */
+static int clear(struct slc_params *ps, size_t elem, struct slc_err *e)
+{
+    struct slc_queue *q = slc_queue_create(ps->b, e);
+
+    if (!q)
+        return -1;
+    SLC_RUN(q, zero, .dst = ps->w, .bytes = ps->local * (int64_t)elem);
+    if (ps->g)
+        SLC_RUN(q, zero, .dst = ps->g, .bytes = ps->local * 4);
+    int rc = slc_queue_sync(q, e);
+    slc_queue_destroy(q);
+    return rc;
+}
+
+int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
+                      struct slc_backend *b, enum slc_dtype dtype, bool training,
+                      struct slc_err *e)
+{
+    const size_t elem = slc_dtype_size(dtype);
+
+    memset(ps, 0, sizeof(*ps));
+    if (ep > 1 && ep > s->E)
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "parallel.ep is %d but the model has %" PRId64
+                        " experts; lower parallel.ep",
+                        ep, s->E);
+    ps->b = b;
+    ps->dtype = dtype;
+    ps->p = calloc((size_t)(3 + 9 * s->L), sizeof(*ps->p));
+    if (!ps->p)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the parameter list");
+    list(ps, s);
+    place(ps, ep, index);
+    ps->w = slc_mem_alloc(b, (size_t)ps->local * elem, SLC_MEM_DEVICE, e);
+    if (ps->w && training)
+        ps->g = slc_mem_alloc(b, (size_t)ps->local * 4, SLC_MEM_DEVICE, e);
+    if (!ps->w || (training && !ps->g)) {
+        slc_err_prefix(e, "%" PRId64 " parameters of this rank", ps->local);
+        goto err_release;
+    }
+    if (clear(ps, elem, e) < 0)
+        goto err_release;
+    return 0;
+
+err_release:
+    slc_params_destroy(ps);
+    return -1;
+}
+
+void slc_params_destroy(struct slc_params *ps)
+{
+    if (ps->w)
+        slc_mem_free(ps->b, ps->w, SLC_MEM_DEVICE);
+    if (ps->g)
+        slc_mem_free(ps->b, ps->g, SLC_MEM_DEVICE);
+    free(ps->p);
+    memset(ps, 0, sizeof(*ps));
+}
+
+int slc_params_find(const struct slc_params *ps, enum slc_role role, int layer)
+{
+    for (int i = 0; i < ps->n; i++)
+        if (ps->p[i].role == role && ps->p[i].layer == layer)
+            return i;
+    return -1;
+}
+
+/* -- random init ------------------------------------------------------------- */
+
+/* Four standard normals of one Philox block: elements 4*block .. 4*block+3. */
+static void normals(uint64_t seed, uint64_t name, uint64_t block, float out[4])
+{
+    uint32_t u[4];
+
+    slc_rng_block(seed, SLC_RNG_INIT, name, block, u);
+    for (int i = 0; i < 2; i++) {
+        const double r = sqrt(-2 * log((u[2 * i] + 1.0) * 0x1p-32));
+        const double a = 6.283185307179586476925 * 0x1p-32 * u[2 * i + 1];
+
+        out[2 * i] = (float)(r * cos(a));
+        out[2 * i + 1] = (float)(r * sin(a));
+    }
+}
+
+/* out[0..n) = elements [first, first+n) of the global parameter. */
+static void draw(const struct slc_param *p, uint64_t seed, int64_t first, int64_t n,
+                 float *out)
+{
+    const uint64_t name = slc_hash64(p->name, strlen(p->name));
+    const int64_t blocks = (first + n + 3) / 4;
+
+#pragma omp parallel for schedule(static)
+    for (int64_t b = first / 4; b < blocks; b++) {
+        float z[4] = {0};
+
+        if (p->init_std > 0)
+            normals(seed, name, (uint64_t)b, z);
+        for (int64_t i = 4 * b; i < 4 * b + 4; i++)
+            if (i >= first && i < first + n)
+                out[i - first] = p->init_std > 0 ? (float)p->init_std * z[i - 4 * b] : 1;
+    }
+}
+
+/* Upload n values to elements at.. of w, in the weights' dtype; bf16 is made in place. */
+static void put(const struct slc_params *ps, char *w, int64_t at, float *x, int64_t n,
+                struct slc_queue *q)
+{
+    const size_t elem = slc_dtype_size(ps->dtype);
+
+    for (int64_t i = 0; ps->dtype == SLC_BF16 && i < n; i++) {
+        const uint16_t low = slc_f32_to_bf16(x[i]);
+
+        memcpy((char *)x + 2 * i, &low, 2);
+    }
+    slc_upload(q, w + (size_t)at * elem, x, (size_t)n * elem);
+}
+
+int slc_params_init(struct slc_params *ps, uint64_t seed, struct slc_queue *q,
+                    struct slc_err *e)
+{
+    float *chunk = malloc(INIT_CHUNK * sizeof(float));
+
+    if (!chunk)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory to draw the initial weights");
+    for (int i = 0; i < ps->n; i++) {
+        const struct slc_param *p = &ps->p[i];
+        char *w = (char *)slc_param_acquire(ps, i, q);
+
+        for (int64_t at = 0; at < p->local; at += INIT_CHUNK) {
+            const int64_t n = p->local - at < INIT_CHUNK ? p->local - at : INIT_CHUNK;
+
+            draw(p, seed, p->start + at, n, chunk);
+            put(ps, w, at, chunk, n, q);
+        }
+        slc_param_release(ps, i, q);
+    }
+    free(chunk);
+    return slc_queue_sync(q, e);
+}
+
+/* -- access ------------------------------------------------------------------ */
+
+const void *slc_param_acquire(struct slc_params *ps, int i, struct slc_queue *q)
+{
+    (void)q;
+    return (char *)ps->w + (size_t)ps->p[i].at * slc_dtype_size(ps->dtype);
+}
+
+void slc_param_release(struct slc_params *ps, int i, struct slc_queue *q)
+{
+    (void)ps;
+    (void)i;
+    (void)q;
+}
+
+float *slc_param_grad(struct slc_params *ps, int i)
+{
+    SLC_ASSERT(ps->g);
+    return ps->g + ps->p[i].at;
+}
+
+void slc_param_grad_ready(struct slc_params *ps, int i, struct slc_queue *q)
+{
+    if (ps->ready)
+        ps->ready(ps->ready_ctx, i, q);
+}
