@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cmd/cmd.h"
+#include "comm/world.h"
+#include "config/options.h"
+#include "train/loop.h"
+
+static const char usage[] = "sluice train RUN.yaml [section.key=value ...] [--check]";
+
+/* The banner: what runs where, and the resolved run file, on rank 0. */
+static void print_start(const struct slc_job *j)
+{
+    char versions[256], backend[256];
+
+    slc_job_versions(j, versions, sizeof(versions));
+    slc_backend_describe(j->backend, backend, sizeof(backend));
+    printf("%s\n", versions);
+    printf("ranks: %d on %d nodes, ep %lld; %s\n", j->size, slc_world_nodes(j->world),
+           (long long)j->o->parallel.ep, slc_world_transports(j->world));
+    printf("backend: %s, %s\n", j->backend->name, backend);
+    printf("model: %s, %.2f M parameters, %lld layers, %lld experts, top-%lld\n",
+           j->spec.family->architecture, (double)j->params.total / 1e6,
+           (long long)j->spec.L, (long long)j->spec.E, (long long)j->spec.K);
+    fflush(stdout);
+}
+
+/* run.yaml and versions in the run folder, as resolved, by rank 0. */
+static int store_run(const struct slc_job *j, struct slc_err *e)
+{
+    char path[4096], versions[256];
+    char *text = slc_options_text(j->o);
+
+    if (!text)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the run file");
+    snprintf(path, sizeof(path), "%s/run.yaml", j->o->run.dir);
+    int rc = slc_file_replace(path, text, strlen(text), e);
+    free(text);
+    if (rc < 0)
+        return -1;
+    slc_job_versions(j, versions, sizeof(versions) - 1);
+    strcat(versions, "\n");
+    snprintf(path, sizeof(path), "%s/versions.txt", j->o->run.dir);
+    return slc_file_replace(path, versions, strlen(versions), e);
+}
+
+/* A failure of the run before this one explains nothing any more. */
+static void forget_reason(const struct slc_job *j)
+{
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/reason.json", j->o->run.dir);
+    remove(path);
+}
+
+static int run(struct slc_job *j, const struct slc_options *o, struct slc_world *w,
+               bool check, struct slc_err *e)
+{
+    int64_t resumed;
+
+    if (slc_job_create(j, o, w, e) < 0)
+        return -1;
+    if (j->rank == 0) {
+        forget_reason(j);
+        print_start(j);
+        slc_job_print_memory(j);
+    }
+    if (check)
+        return SLC_EXIT_OK;
+    if (j->rank == 0 && store_run(j, e) < 0)
+        return -1;
+    if (slc_job_load(j, &resumed, e) < 0)
+        return -1;
+    if (j->rank == 0 && j->step >= o->train.steps)
+        printf("nothing to do: step %lld of %lld is already there\n", (long long)j->step,
+               (long long)o->train.steps);
+    return slc_loop_run(j, resumed, e);
+}
+
+/* One rank speaks: the one whose error it is. The others leave with the same code. */
+static int leave_failed(struct slc_world *w, struct slc_err *e)
+{
+    const char *host = w ? slc_world_host(w, slc_world_rank(w)) : "";
+    int me = w ? slc_world_rank(w) : 0;
+
+    /* An error all ranks agreed on has its owner's rank; another is this rank's own. */
+    int owner = e->rank >= 0 ? e->rank : me;
+    if (slc_fail_raise(e->code, owner, host, slc_fail_phase(), e->text) && owner == me)
+        slc_error("train", "%s", e->text);
+    const struct slc_fail *f = slc_fail_get();
+    struct slc_err we = SLC_ERR_INIT;
+    if (slc_fail_write_reason(&we) < 0)
+        slc_warn("train", "%s", we.text);
+    return f->code;
+}
+
+/* Before there is a world the launcher's variable tells who this is; all ranks refuse with
+ * the same error, its owner says it. */
+static bool speaks_for(int owner)
+{
+    const char *me = getenv("PMIX_RANK");
+
+    return !me || owner < 0 || atoi(me) == owner;
+}
+
+int slc_cmd_train(int argc, char **argv)
+{
+    struct slc_err e = SLC_ERR_INIT;
+    struct slc_options o = {0};
+    struct slc_job job = {0};
+    bool check = false;
+    int n;
+    const struct slc_flag flags[] = {
+        {"--check", NULL, "parse, plan and print the memory table; no training", NULL, &check},
+    };
+
+    int rc = slc_flags_parse(argc, argv, usage, flags, 1, &n, &e);
+    if (rc == 1) {
+        printf("\nKeys of the run file (also as section.key=value after it):\n\n");
+        slc_options_help(stdout);
+        return SLC_EXIT_OK;
+    }
+    if (rc == 0 && n < 1)
+        rc = slc_errf(&e, SLC_EXIT_CONFIG, "no run file; usage: %s", usage);
+    if (rc == 0)
+        rc = slc_options_load(&o, argv[1], argv + 2, n - 1, &e);
+
+    /* A bad run file is told through the world, so that all ranks refuse alike. */
+    struct slc_world_options wo = {
+        .allow_tcp = o.parallel.allow_tcp,
+        .force_far = o.moe.path && strcmp(o.moe.path, "far") == 0,
+        .early = rc < 0 ? &e : NULL,
+    };
+    struct slc_err we = SLC_ERR_INIT;
+    struct slc_world *w = slc_world_create(&wo, &we);
+    if (!w) {
+        if (speaks_for(we.rank))
+            slc_error("train", "%s", we.text);
+        slc_options_release(&o);
+        return we.code;
+    }
+    slc_log_init(slc_world_rank(w), slc_world_size(w));
+    rc = run(&job, &o, w, check, &e);
+    if (rc < 0)
+        rc = leave_failed(w, &e);
+    slc_job_destroy(&job);
+    slc_world_destroy(w);
+    slc_options_release(&o);
+    return rc;
+}

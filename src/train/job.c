@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "train/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/fail.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "train/agree.h"
+
+static int check_layout(const struct slc_job *j, struct slc_err *e)
+{
+    const struct slc_options *o = j->o;
+    int64_t ep = o->parallel.ep, rows = o->train.micro_batch * j->size;
+
+    if (ep > j->spec.E)
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "parallel.ep %lld is more than the %lld experts of the model; "
+                        "set parallel.ep to at most %lld",
+                        (long long)ep, (long long)j->spec.E, (long long)j->spec.E);
+    if (j->size % ep != 0)
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "parallel.ep %lld does not divide the %d ranks of this job; start "
+                        "a multiple of %lld ranks or change parallel.ep",
+                        (long long)ep, j->size, (long long)ep);
+    if (o->train.global_batch % rows != 0)
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "train.global_batch %lld is not a multiple of train.micro_batch "
+                        "%lld x %d ranks = %lld rows",
+                        (long long)o->train.global_batch, (long long)o->train.micro_batch,
+                        j->size, (long long)rows);
+    if (o->data.sequence > j->spec.max_positions)
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "data.sequence %lld is longer than max_position_embeddings %lld of "
+                        "the model",
+                        (long long)o->data.sequence, (long long)j->spec.max_positions);
+    return 0;
+}
+
+static int check_corpus(const struct slc_job *j, struct slc_err *e)
+{
+    int64_t vocab = slc_corpus_vocab(j->corpus);
+
+    if (vocab > j->spec.V)
+        return slc_errf(e, SLC_EXIT_INPUT,
+                        "%s has token ids below %lld, the model's vocabulary is only %lld; "
+                        "build the corpus with the model's tokenizer",
+                        j->o->data.corpus, (long long)vocab, (long long)j->spec.V);
+    return 0;
+}
+
+static int open_data(struct slc_job *j, struct slc_err *e)
+{
+    const struct slc_options *o = j->o;
+
+    j->corpus = slc_corpus_open(o->data.corpus, SLC_CORPUS_TRAIN, e);
+    if (!j->corpus || check_corpus(j, e) < 0)
+        return -1;
+    j->sampler = slc_sampler_create(j->corpus, o->data.sequence, (uint64_t)o->data.seed,
+                                    o->data.shuffle, e);
+    if (!j->sampler)
+        return -1;
+    if (o->train.validate_every > 0) {
+        j->held_out = slc_corpus_open(o->data.corpus, SLC_CORPUS_VALIDATION, e);
+        if (!j->held_out)
+            return slc_err_prefix(e, "train.validate_every needs a held-out part");
+        j->validation = slc_sampler_create(j->held_out, o->data.sequence, 0, 0, e);
+        if (!j->validation)
+            return -1;
+    }
+    return slc_batch_init(&j->batch, o->train.micro_batch, o->data.sequence, e);
+}
+
+static int open_backend(struct slc_job *j, struct slc_err *e)
+{
+    struct slc_backend_options bo = {
+        .threads = (int)j->o->run.threads,
+        .device = -1,
+    };
+
+    j->backend = slc_backend_open(j->o->run.device, &bo, e);
+    if (!j->backend)
+        return -1;
+    j->queue = slc_queue_create(j->backend, e);
+    return j->queue ? 0 : -1;
+}
+
+/* Everything this rank can find wrong by itself, before any collective memory exists. */
+static int open_local(struct slc_job *j, struct slc_err *e)
+{
+    if (slc_spec_load(&j->spec, j->o->model.config, e) < 0)
+        return -1;
+    if (check_layout(j, e) < 0 || open_data(j, e) < 0 || open_backend(j, e) < 0)
+        return -1;
+    j->micro_batches = j->o->train.global_batch / (j->o->train.micro_batch * j->size);
+    j->micro_tokens = calloc((size_t)j->micro_batches, sizeof(*j->micro_tokens));
+    if (!j->micro_tokens)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the step's counters");
+    return slc_mkdirs(j->o->run.dir, e);
+}
+
+static int create_groups(struct slc_job *j, struct slc_err *e)
+{
+    int ep = (int)j->o->parallel.ep, n = j->size / ep, first = j->rank / ep * ep;
+    int *members = calloc((size_t)j->size, sizeof(*members));
+
+    if (!members)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for %d group members", j->size);
+    for (int i = 0; i < ep; i++)
+        members[i] = first + i;
+    if (ep > 1)
+        j->experts = slc_group_create(j->world, members, ep, e);
+    if (n > 1 && (ep == 1 || j->experts)) {
+        for (int i = 0; i < n; i++)
+            members[i] = j->rank % ep + i * ep;
+        j->replicas = slc_group_create(j->world, members, n, e);
+    }
+    free(members);
+    return (ep == 1 || j->experts) && (n == 1 || j->replicas) ? 0 : -1;
+}
+
+static int all_group(struct slc_job *j, struct slc_err *e)
+{
+    if (j->size == 1)
+        return 0;
+    int *members = calloc((size_t)j->size, sizeof(*members));
+    if (!members)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for %d group members", j->size);
+    for (int i = 0; i < j->size; i++)
+        members[i] = i;
+    j->all = slc_group_create(j->world, members, j->size, e);
+    free(members);
+    return j->all ? 0 : -1;
+}
+
+static enum slc_aux_scope aux_scope(const char *name)
+{
+    if (strcmp(name, "micro") == 0)
+        return SLC_AUX_MICRO;
+    return strcmp(name, "sequence") == 0 ? SLC_AUX_SEQUENCE : SLC_AUX_NONE;
+}
+
+static enum slc_schedule_kind schedule_kind(const char *name)
+{
+    static const char *const names[] = {"cosine", "linear", "constant", "wsd"};
+    int i = 0;
+
+    while (i < 3 && strcmp(name, names[i]) != 0)
+        i++;
+    return (enum slc_schedule_kind)i;
+}
+
+static int create_model(struct slc_job *j, struct slc_err *e)
+{
+    const struct slc_options *o = j->o;
+    enum slc_dtype dtype = strcmp(o->run.dtype, "bf16") == 0 ? SLC_BF16 : SLC_F32;
+    int ep = (int)o->parallel.ep;
+    int rc = slc_params_create(&j->params, &j->spec, ep, j->rank % ep, j->backend, dtype,
+                               true, e);
+
+    if (slc_agree(j->all, rc, e) < 0)
+        return -1;
+    struct slc_model_options mo = {
+        .backend = j->backend,
+        .experts = j->experts,
+        .all = j->all,
+        .rows = o->train.micro_batch,
+        .S = o->data.sequence,
+        .dtype = dtype,
+        .training = true,
+        .recompute = o->train.recompute,
+        .aux_scope = aux_scope(o->moe.aux_scope),
+        .aux_coef = o->moe.aux_coef < 0 ? j->spec.aux_coef : o->moe.aux_coef,
+        .z_coef = o->moe.z_coef,
+        .window_factor = o->moe.window_factor,
+        .window_rows = o->moe.window_rows,
+        .force_far = strcmp(o->moe.path, "far") == 0,
+    };
+    j->model = slc_model_create(&j->spec, &j->params, &mo, e);
+    return slc_agree(j->all, j->model ? 0 : -1, e);
+}
+
+static int create_optim(struct slc_job *j, struct slc_err *e)
+{
+    const struct slc_options *o = j->o;
+    struct slc_optim_options oo = {
+        .beta1 = o->optim.beta1,
+        .beta2 = o->optim.beta2,
+        .eps = o->optim.eps,
+        .weight_decay = o->optim.weight_decay,
+        .clip = o->optim.clip,
+        .dense = j->all,
+        .expert = j->replicas,
+    };
+
+    j->schedule = (struct slc_schedule){
+        .kind = schedule_kind(o->optim.schedule),
+        .lr = o->optim.lr,
+        .min_ratio = o->optim.min_lr_ratio,
+        .warmup = o->optim.warmup,
+        .total = o->train.steps,
+        .decay = o->optim.decay,
+    };
+    j->optim = slc_optim_create(&j->params, &oo, e);
+    return slc_agree(j->all, j->optim ? 0 : -1, e);
+}
+
+int slc_job_create(struct slc_job *j, const struct slc_options *o, struct slc_world *w,
+                   struct slc_err *e)
+{
+    memset(j, 0, sizeof(*j));
+    j->o = o;
+    j->world = w;
+    j->rank = slc_world_rank(w);
+    j->size = slc_world_size(w);
+    if (o->train.max_time > 0)
+        j->max_time = slc_now() + o->train.max_time;
+    slc_fail_set_phase("set-up");
+    if (all_group(j, e) < 0)
+        return -1;
+    int rc = open_local(j, e);
+    if (slc_agree(j->all, rc, e) < 0)
+        return -1;
+    if (slc_run_lock(j->all, o->run.dir, e) < 0)
+        return -1;
+    j->locked = true;
+    slc_fail_set_folder(o->run.dir);
+    if (create_groups(j, e) < 0 || create_model(j, e) < 0)
+        return -1;
+    return create_optim(j, e);
+}
+
+void slc_job_destroy(struct slc_job *j)
+{
+    if (j->locked)
+        slc_run_unlock(j->all, j->o->run.dir);
+    slc_optim_destroy(j->optim);
+    slc_model_destroy(j->model);
+    slc_params_destroy(&j->params);
+    slc_group_destroy(j->replicas);
+    slc_group_destroy(j->experts);
+    slc_queue_destroy(j->queue);
+    slc_backend_close(j->backend);
+    slc_batch_release(&j->batch);
+    free(j->micro_tokens);
+    slc_sampler_destroy(j->validation);
+    slc_corpus_close(j->held_out);
+    slc_sampler_destroy(j->sampler);
+    slc_corpus_close(j->corpus);
+    slc_group_destroy(j->all);
+    memset(j, 0, sizeof(*j));
+}
+
+static void print_region(const char *name, double bytes)
+{
+    printf("  %-28s %10.1f MiB\n", name, bytes / (1 << 20));
+}
+
+void slc_job_print_memory(const struct slc_job *j)
+{
+    const struct slc_arena *a = slc_model_memory(j->model);
+    double w = (double)j->params.local * (double)slc_dtype_size(j->params.dtype);
+    double g = (double)j->params.local * 4.0, s = (double)slc_optim_bytes(j->optim);
+
+    printf("memory of rank 0:\n");
+    print_region("weights", w);
+    print_region("gradients", g);
+    print_region("optimizer", s);
+    for (int i = 0; i < a->n_regions; i++)
+        print_region(a->regions[i].name, (double)a->regions[i].bytes);
+    print_region("total", w + g + s + (double)slc_arena_size(a));
+    fflush(stdout);
+}

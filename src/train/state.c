@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The glue between a job's state and a checkpoint: which tensors, which extents, which
+ * counters; how elements get between them. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "store/hf.h"
+#include "train/agree.h"
+#include "train/job.h"
+
+static const char *const kinds[] = {"weights", "adamw.m", "adamw.v"};
+enum { KINDS = 3 };
+
+/* The tensor list of a checkpoint and, beside each parameter, where its extents begin. */
+struct tensors {
+    struct slc_job *j;
+    struct slc_ckpt_tensor *t;
+    struct slc_ckpt_extent *extents; /* same order as the optimizer's */
+    const struct slc_optim_extent *own;
+    int *first;                      /* [n params + 1] into own */
+    int n;
+};
+
+static void tensors_release(struct tensors *x)
+{
+    free(x->t);
+    free(x->extents);
+    free(x->first);
+}
+
+/* kinds_wanted: 1 (weights alone) or KINDS. */
+static int tensors_init(struct tensors *x, struct slc_job *j, int kinds_wanted,
+                        struct slc_err *e)
+{
+    const struct slc_params *ps = &j->params;
+    int n_own, at = 0;
+
+    memset(x, 0, sizeof(*x));
+    x->j = j;
+    x->own = slc_optim_extents(j->optim, &n_own);
+    x->n = ps->n * kinds_wanted;
+    x->t = calloc((size_t)x->n, sizeof(*x->t));
+    x->extents = calloc((size_t)n_own + 1, sizeof(*x->extents));
+    x->first = calloc((size_t)ps->n + 1, sizeof(*x->first));
+    if (!x->t || !x->extents || !x->first) {
+        tensors_release(x);
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the list of %d tensors", x->n);
+    }
+    for (int i = 0; i < ps->n; i++) {
+        x->first[i] = at;
+        for (; at < n_own && x->own[at].param == i; at++)
+            x->extents[at] = (struct slc_ckpt_extent){x->own[at].start, x->own[at].count};
+        x->first[i + 1] = at;
+    }
+    SLC_ASSERT(at == n_own);
+    for (int i = 0; i < x->n; i++) {
+        const struct slc_param *p = &ps->p[i % ps->n];
+        struct slc_ckpt_tensor *t = &x->t[i];
+
+        snprintf(t->name, sizeof(t->name), "%s/%s", kinds[i / ps->n], p->name);
+        t->dtype = SLC_F32;
+        t->ndim = p->ndim;
+        memcpy(t->shape, p->shape, sizeof(p->shape));
+        t->extents = x->extents + x->first[i % ps->n];
+        t->n_extents = x->first[i % ps->n + 1] - x->first[i % ps->n];
+    }
+    return 0;
+}
+
+/* Address of element `start` of tensor i in this rank's optimizer state. */
+static float *element(struct tensors *x, int i, int64_t start, int64_t count)
+{
+    struct slc_optim *o = x->j->optim;
+    int n = x->j->params.n, p = i % n;
+    float *base = i / n == 0   ? slc_optim_master(o)
+                  : i / n == 1 ? slc_optim_m(o)
+                               : slc_optim_v(o);
+
+    for (int k = x->first[p]; k < x->first[p + 1]; k++) {
+        const struct slc_optim_extent *s = &x->own[k];
+        if (start >= s->start && start + count <= s->start + s->count)
+            return base + s->at + (start - s->start);
+    }
+    SLC_BUG("elements [%lld, +%lld) of tensor %d are not of this rank", (long long)start,
+            (long long)count, i);
+}
+
+static int read_elements(void *ctx, int i, int64_t start, int64_t count, void *buf,
+                         struct slc_err *e)
+{
+    struct tensors *x = ctx;
+
+    return slc_fetch(x->j->queue, buf, element(x, i, start, count),
+                     (size_t)count * sizeof(float), e);
+}
+
+static int write_elements(void *ctx, int i, int64_t start, int64_t count, void *buf,
+                          struct slc_err *e)
+{
+    struct tensors *x = ctx;
+
+    (void)e;
+    slc_upload(x->j->queue, element(x, i, start, count), buf,
+               (size_t)count * sizeof(float));
+    return 0;
+}
+
+int slc_job_save(struct slc_job *j, struct slc_ckpt_report *r, struct slc_err *e)
+{
+    struct slc_ckpt_state s = {
+        .step = j->step,
+        .updates = slc_optim_updates(j->optim),
+        .samples = j->samples,
+        .tokens = j->tokens,
+        .skipped = j->skipped,
+        .seed = (uint64_t)j->o->data.seed,
+        .spec_digest = slc_spec_digest(&j->spec),
+        .corpus_digest = slc_corpus_digest(j->corpus),
+        .best_validation = j->best_validation,
+    };
+    struct tensors x;
+    char versions[256];
+    int rc;
+
+    slc_fail_set_phase("save");
+    slc_job_versions(j, versions, sizeof(versions));
+    s.versions = strdup(versions);
+    s.config = slc_spec_text(&j->spec, e);
+    s.run_file = slc_options_text(j->o);
+    rc = s.versions && s.config && s.run_file ? tensors_init(&x, j, KINDS, e) : -1;
+    if (slc_agree(j->all, rc, e) < 0) {
+        if (rc == 0)
+            tensors_release(&x);
+        slc_ckpt_state_release(&s);
+        return -1;
+    }
+    rc = slc_ckpt_save(j->all, j->o->run.dir, (int)j->o->checkpoint.keep, &s, x.t, x.n,
+                       read_elements, &x, r, e);
+    tensors_release(&x);
+    slc_ckpt_state_release(&s);
+    return rc;
+}
+
+/* What must agree between a checkpoint and this job. */
+static int check_state(const struct slc_job *j, const struct slc_ckpt_state *s,
+                       const char *path, struct slc_err *e)
+{
+    if (s->spec_digest != slc_spec_digest(&j->spec))
+        return slc_errf(e, SLC_EXIT_CHECKPOINT,
+                        "%s is of another model than %s; use another run.dir", path,
+                        j->o->model.config);
+    if (s->samples > 0 && s->corpus_digest != slc_corpus_digest(j->corpus))
+        slc_warn("train",
+                 "%s was trained on other data than %s; its data position is kept", path,
+                 j->o->data.corpus);
+    return 0;
+}
+
+static int resume(struct slc_job *j, const char *path, struct slc_err *e)
+{
+    struct slc_ckpt_state s;
+    struct slc_ckpt_report r;
+    struct tensors x;
+
+    if (slc_ckpt_read_state(j->all, path, &s, e) < 0)
+        return -1;
+    int rc = check_state(j, &s, path, e);
+    if (rc == 0) /* before the first update both moments are zero and not stored */
+        rc = tensors_init(&x, j, s.updates > 0 ? KINDS : 1, e);
+    if (slc_agree(j->all, rc, e) < 0) {
+        if (rc == 0)
+            tensors_release(&x);
+        slc_ckpt_state_release(&s);
+        return -1;
+    }
+    rc = slc_ckpt_load(j->all, path, x.t, x.n, write_elements, &x, &r, e);
+    tensors_release(&x);
+    if (rc == 0) {
+        slc_optim_set_updates(j->optim, s.updates);
+        j->step = s.step;
+        j->samples = s.samples;
+        j->tokens = s.tokens;
+        j->skipped = s.skipped;
+        j->best_validation = s.best_validation;
+        rc = slc_optim_publish_weights(j->optim, j->queue, e);
+    }
+    slc_ckpt_state_release(&s);
+    if (rc == 0 && j->rank == 0)
+        slc_info("train", "resumed %s, %.1f MB in %.2f s", path, (double)r.bytes / 1e6,
+                 r.seconds);
+    return rc;
+}
+
+int slc_job_load(struct slc_job *j, int64_t *resumed, struct slc_err *e)
+{
+    char path[4096];
+    int rc;
+
+    slc_fail_set_phase("load");
+    *resumed = -1;
+    if (slc_ckpt_find(j->all, j->o->run.dir, path, e) < 0)
+        return -1;
+    if (path[0]) {
+        if (resume(j, path, e) < 0)
+            return -1;
+        *resumed = j->step;
+        return 0;
+    }
+    if (j->o->model.weights[0])
+        rc = slc_hf_load(j->o->model.weights, &j->params, &j->spec, j->queue, e);
+    else
+        rc = slc_params_init(&j->params, (uint64_t)j->o->model.seed, j->queue, e);
+    if (rc == 0)
+        rc = slc_optim_adopt_weights(j->optim, j->queue, e);
+    return slc_agree(j->all, rc, e);
+}
