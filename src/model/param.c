@@ -135,25 +135,33 @@ static int clear(struct slc_params *ps, size_t elem, struct slc_err *e)
     return rc;
 }
 
-int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
-                      struct slc_backend *b, enum slc_dtype dtype, bool training,
-                      struct slc_err *e)
+int slc_params_list(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
+                    struct slc_err *e)
 {
-    const size_t elem = slc_dtype_size(dtype);
-
     memset(ps, 0, sizeof(*ps));
     if (ep > 1 && ep > s->E)
         return slc_errf(e, SLC_EXIT_CONFIG,
                         "parallel.ep is %d but the model has %" PRId64
                         " experts; lower parallel.ep",
                         ep, s->E);
-    ps->b = b;
-    ps->dtype = dtype;
     ps->p = calloc((size_t)(3 + 9 * s->L), sizeof(*ps->p));
     if (!ps->p)
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the parameter list");
     list(ps, s);
     place(ps, ep, index);
+    return 0;
+}
+
+int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
+                      struct slc_backend *b, enum slc_dtype dtype, bool training,
+                      struct slc_err *e)
+{
+    const size_t elem = slc_dtype_size(dtype);
+
+    if (slc_params_list(ps, s, ep, index, e) < 0)
+        return -1;
+    ps->b = b;
+    ps->dtype = dtype;
     ps->w = slc_mem_alloc(b, (size_t)ps->local * elem, SLC_MEM_DEVICE, e);
     if (ps->w && training)
         ps->g = slc_mem_alloc(b, (size_t)ps->local * 4, SLC_MEM_DEVICE, e);

@@ -64,6 +64,10 @@ struct slc_params {
 /* Expert e of E lives on member floor(e*ep/E); first expert of member i: */
 int64_t slc_expert_first(int64_t E, int ep, int i); /* ceil(i*E/ep) */
 
+/* The inventory alone, for tools that stream over a model: no memory for weights (w, g and
+ * b stay NULL). Released by slc_params_destroy. */
+int slc_params_list(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
+                    struct slc_err *e);
 /* Build the inventory for member `index` of an expert group of `ep` ranks and allocate
  * w (and g if training). Each parameter starts at a multiple of 64 elements. */
 int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
