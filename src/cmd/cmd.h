@@ -9,6 +9,7 @@
 /* One file per subcommand; each gets argv from its own name on and returns an exit code of
  * base/exit.h. */
 int slc_cmd_train(int argc, char **argv);
+int slc_cmd_config(int argc, char **argv);
 int slc_cmd_data(int argc, char **argv);
 int slc_cmd_ckpt(int argc, char **argv);
 int slc_cmd_score(int argc, char **argv);

@@ -89,6 +89,8 @@ int slc_options_load(struct slc_options *o, const char *path, char *const *overr
 void slc_options_release(struct slc_options *o);
 /* The resolved run file as YAML text (malloc'ed): parses back to the same options. */
 char *slc_options_text(const struct slc_options *o);
+/* The value of "section.key" as plain text (malloc'ed); an unknown name is an error. */
+char *slc_options_get(const struct slc_options *o, const char *name, struct slc_err *e);
 /* Body of the man page (roff) and of `sluice train --help`. */
 void slc_options_man(FILE *out);
 void slc_options_help(FILE *out);

@@ -95,3 +95,28 @@ char *slc_options_text(const struct slc_options *o)
     }
     return text;
 }
+
+char *slc_options_get(const struct slc_options *o, const char *name, struct slc_err *e)
+{
+    const char *dot = strchr(name, '.');
+    char section[64] = "", *text = NULL;
+    size_t len;
+
+    if (dot && (size_t)(dot - name) < sizeof(section))
+        memcpy(section, name, (size_t)(dot - name));
+    const struct slc_option *opt = slc_option_find(section, dot ? dot + 1 : name);
+    if (!opt) {
+        char advice[160];
+        slc_option_advice(section, dot ? dot + 1 : name, advice, sizeof(advice));
+        slc_errf(e, SLC_EXIT_CONFIG, "unknown option %s; %s", name, advice);
+        return NULL;
+    }
+    if (opt->type == SLC_OPT_STR)
+        return strdup(*(char *const *)((const char *)o + opt->offset));
+    FILE *out = open_memstream(&text, &len);
+    if (!out)
+        return NULL;
+    print_value(out, o, opt);
+    fclose(out);
+    return text;
+}

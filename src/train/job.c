@@ -208,6 +208,17 @@ static int create_optim(struct slc_job *j, struct slc_err *e)
     return slc_agree(j->all, j->optim ? 0 : -1, e);
 }
 
+/* When to be gone, by train.max_time and by the job's own end where Slurm tells it; 0: never. */
+static double end_time(const struct slc_options *o)
+{
+    const char *end = getenv("SLURM_JOB_END_TIME");
+    double left = end ? strtod(end, NULL) - (double)time(NULL) : 0;
+
+    if (o->train.max_time > 0 && (left <= 0 || o->train.max_time < left))
+        left = o->train.max_time;
+    return left > 0 ? slc_now() + left : 0;
+}
+
 int slc_job_create(struct slc_job *j, const struct slc_options *o, struct slc_world *w,
                    struct slc_err *e)
 {
@@ -216,8 +227,7 @@ int slc_job_create(struct slc_job *j, const struct slc_options *o, struct slc_wo
     j->world = w;
     j->rank = slc_world_rank(w);
     j->size = slc_world_size(w);
-    if (o->train.max_time > 0)
-        j->max_time = slc_now() + o->train.max_time;
+    j->max_time = end_time(o);
     slc_fail_set_phase("set-up");
     if (all_group(j, e) < 0)
         return -1;
