@@ -11,7 +11,7 @@
 enum slc_exit {
     SLC_EXIT_OK = 0,           /* done */
     SLC_EXIT_AGAIN = 75,       /* checkpointed before the end: submit again */
-    SLC_EXIT_HOLD = 76,        /* stopped; a person must look before it goes on */
+    SLC_EXIT_HOLD = 76,        /* stopped, a person must look before it goes on */
     SLC_EXIT_CONFIG = 78,      /* command line, run file or environment is wrong */
     SLC_EXIT_INPUT = 79,       /* an input file is missing, damaged or does not fit */
     SLC_EXIT_CHECKPOINT = 80,  /* no checkpoint could be proven, saved or loaded */
