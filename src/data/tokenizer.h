@@ -9,7 +9,8 @@
 
 /*
  * Text to token ids and back, behind one table so that BPE fits beside bytes.
- * "bytes": id = byte value, 256 ids, no special tokens.
+ * "bytes": id = byte value, 256 ids, no special tokens; an id that is no byte decodes to
+ * U+FFFD.
  */
 struct slc_tokenizer;
 
