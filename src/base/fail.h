@@ -23,6 +23,9 @@ struct slc_fail {
     char cause[384];   /* one line */
 };
 
+/* Who this process is; world creation calls it. Before it: rank 0 on the hostname. */
+void slc_fail_set_self(int rank, const char *host);
+
 /* Where reason.json goes (rank 0 or the lowest surviving rank writes it); NULL: nowhere.
  * Called once the run folder is known. */
 void slc_fail_set_folder(const char *run_dir);
@@ -42,6 +45,18 @@ bool slc_fail_known(void);
 const struct slc_fail *slc_fail_get(void);
 /* -1 with `e` filled from the known failure, else 0. */
 int slc_fail_check(struct slc_err *e);
+
+/*
+ * True on the one rank that prints the line of the known failure: the failed rank if
+ * it speaks for itself, else (SLC_EXIT_PEER) the lowest other rank.
+ */
+bool slc_fail_reporter(void);
+/*
+ * Print that line, once, if this rank is the reporter. A command that ends with an
+ * error of its own calls slc_fail_raise, slc_fail_print, slc_fail_write_reason and
+ * slc_world_destroy, in this order; so there is one line a job, not one a rank.
+ */
+void slc_fail_print(void);
 
 /* Write RUN/reason.json now: {"code", "rank", "host", "phase", "cause", "time"},
  * by atomic replace; the first writer wins (an existing newer one of this run is kept). */

@@ -20,6 +20,7 @@
  */
 struct slc_window;
 
+/* Collective over the group. */
 struct slc_window *slc_window_create(struct slc_group *g, size_t bytes, struct slc_err *e);
 void slc_window_destroy(struct slc_window *w); /* collective unless a failure is known */
 
@@ -44,8 +45,9 @@ int slc_window_signal(struct slc_window *w, int i, size_t offset, uint64_t value
                       struct slc_err *e);
 /* The uint64 at offset of the local window, acquire order. Does not progress. */
 uint64_t slc_window_load(struct slc_window *w, size_t offset);
-/* True when every put and signal posted so far is complete at its target, so that
- * sources may be reused. Call slc_world_progress between tests. */
+/* True when every put and signal posted so far has left its source for good, so that
+ * sources may be reused. Arrival is told by signals only. False for ever once a member is
+ * lost. Call slc_world_progress between tests. */
 bool slc_window_flushed(struct slc_window *w);
 
 #endif
