@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "moe/dispatch_private.h"
+
+/* What the number n of another member means is said in dispatch.h. */
+
+static int publish(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
+{
+    const struct slc_moe_shape *n = d->n;
+    struct slc_event *mine[] = {f->read[0], f->read[1], f->combined};
+
+    if (f->published || d->flushes <= f->row_mark)
+        return 0;
+    for (int i = 0; i < 3; i++) {
+        int done = slc_event_test(mine[i], e);
+
+        if (done < 1)
+            return done;
+    }
+    /* A member that published n-1 has read the row n-2, whose place this row takes. */
+    for (int r = 0; r < n->R && !f->d_out; r++)
+        if (r != n->me && !slc_line_reached(d, f, SLC_LINE_ROW, f->n - 1, r, f->n - 1))
+            return 0;
+    if (!f->d_out)
+        memcpy(f->row, f->s->plan + n->me * (n->R + n->E),
+               (size_t)(n->R + n->E) * sizeof(int32_t));
+    for (int i = 1; i < n->R; i++) {
+        int r = (n->me + i) % n->R;
+        size_t at = f->rows + (f->n % 2 * (size_t)n->R + (size_t)n->me) * d->row_stride;
+
+        if (!f->d_out && slc_window_put(d->window, r, at, f->row,
+                                        (size_t)(n->R + n->E) * sizeof(int32_t), e) < 0)
+            return -1;
+        if (slc_line_signal(d, f, SLC_LINE_ROW, f->n, r, f->n, e) < 0)
+            return -1;
+    }
+    f->row_mark = d->flushes;
+    f->published = true;
+    return 0;
+}
+
+static int check_row(const struct slc_dispatch *d, const int32_t *row, int from,
+                     struct slc_err *e)
+{
+    for (int r = 0; r < d->n->R; r++)
+        if (row[r] < 0 || row[r] > d->n->T)
+            return slc_errf(e, SLC_EXIT_BUG,
+                            "token exchange: rank %d says it has %d of at most %lld "
+                            "records for one rank",
+                            slc_group_member(d->o.group, from), row[r],
+                            (long long)d->n->T);
+    return 0;
+}
+
+static void use_plan(struct slc_dispatch *d, struct slc_flight *f)
+{
+    slc_plan_make(&f->plan, f->s->plan, d->n->R + d->n->E, d->n->me, d->n->cap);
+    f->s->rounds = f->plan.rounds;
+    f->uses = f->d_out && f->plan.rounds > 1 ? 2 * f->plan.rounds : f->plan.rounds;
+    f->planned = true;
+    d->o.counters->rounds += (unsigned)f->plan.rounds;
+}
+
+static int plan(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
+{
+    const struct slc_moe_shape *n = d->n;
+    const char *rows = (char *)slc_window_local(d->window) + f->rows;
+
+    if (f->planned || !f->published)
+        return 0;
+    for (int r = 0; r < n->R; r++)
+        if (r != n->me && !slc_line_reached(d, f, SLC_LINE_ROW, f->n, r, f->n))
+            return 0;
+    for (int r = 0; r < n->R; r++) {
+        const char *row = rows + (f->n % 2 * (size_t)n->R + (size_t)r) * d->row_stride;
+        int32_t *to = f->s->plan + r * (n->R + n->E);
+
+        if (r == n->me)
+            continue;
+        memcpy(to, row, (size_t)(n->R + n->E) * sizeof(int32_t));
+        if (check_row(d, to, r, e) < 0)
+            return -1;
+    }
+    use_plan(d, f);
+    return 0;
+}
+
+/* Use i may go to all its destinations, and staging may be written. */
+static bool may_send(const struct slc_dispatch *d, const struct slc_flight *f, int i)
+{
+    int round = slc_use_round(f, i);
+
+    if (d->any_far && round == 0 && d->flushes <= f->out_mark[slc_use_has_grad(f, i)])
+        return false;
+    for (int r = 0; r < d->n->R; r++) {
+        if (slc_plan_to(&f->plan, r, round).count == 0)
+            continue;
+        if (r == d->n->me ? f->taken < i - 1 : !slc_dispatch_has_credit(d, f, i, r))
+            return false;
+    }
+    return true;
+}
+
+/* Near members: the records of this round into their windows. Far ones: all records
+ * into staging, once, with the first round. */
+static void pack(struct slc_dispatch *d, struct slc_flight *f, int i)
+{
+    const struct slc_moe_shape *n = d->n;
+    int round = slc_use_round(f, i);
+    bool grad = slc_use_has_grad(f, i), some = false;
+    size_t stride = grad ? n->stride_d : n->stride_x;
+
+    for (int r = 0; r < n->R; r++) {
+        struct slc_span span = slc_plan_to(&f->plan, r, round);
+        struct slc_rows *to = &f->host_rows[r];
+
+        *to = (struct slc_rows){.stride = (int64_t)stride,
+                                .meta_stride = (int64_t)stride};
+        if (d->near[r]) {
+            to->first = span.first;
+            to->count = span.count;
+            to->data = d->near[r] + slc_half_offset(d, f, f->base + (uint64_t)i) +
+                       (size_t)span.row * stride;
+        } else if (round == 0) {
+            to->count = f->plan.sent[r];
+            to->data = f->out[grad] + (size_t)f->plan.home[r] * stride;
+        }
+        if (!grad && to->count) {
+            to->ids = to->data + (n->row_bytes + 3) / 4 * 4;
+            to->scalars = to->ids + n->M * 4;
+        }
+        some = some || to->count > 0;
+    }
+    if (some) {
+        slc_upload(f->q, f->pack_rows, f->host_rows,
+                   (size_t)n->R * sizeof(*f->host_rows));
+        SLC_RUN(f->q, dispatch_pack, .dst = f->pack_rows, .x = grad ? f->d_out : f->x,
+                .ids = grad ? NULL : f->s->ids, .slot_rank = f->s->slot_rank,
+                .slot_row = f->s->slot_row, .first_expert = d->first_expert,
+                .weights = f->s->weights, .T = n->T, .H = n->H, .K = n->K, .R = n->R,
+                .S = n->S, .M = n->M, .dtype = n->dtype);
+    }
+    slc_event_record(f->packed, f->q);
+}
+
+/* The pack has run: put what is far, signal to all who get rows. */
+static int put_and_signal(struct slc_dispatch *d, struct slc_flight *f, int i,
+                          struct slc_err *e)
+{
+    const struct slc_moe_shape *n = d->n;
+    bool grad = slc_use_has_grad(f, i);
+    size_t stride = grad ? n->stride_d : n->stride_x;
+    uint64_t use = f->base + (uint64_t)i;
+
+    for (int j = 1; j < n->R; j++) {
+        int r = (n->me + j) % n->R;
+        struct slc_span span = slc_plan_to(&f->plan, r, slc_use_round(f, i));
+        size_t bytes = (size_t)span.count * stride;
+
+        if (span.count == 0)
+            continue;
+        if (d->near[r]) {
+            d->o.counters->near_bytes += bytes;
+            slc_world_traffic(d->world)->near_bytes += bytes;
+        } else {
+            d->o.counters->far_bytes += bytes;
+            if (slc_window_put(d->window, r,
+                               slc_half_offset(d, f, use) + (size_t)span.row * stride,
+                               f->out[grad] +
+                                   (size_t)(f->plan.home[r] + span.first) * stride,
+                               bytes, e) < 0)
+                return -1;
+            f->out_mark[grad] = d->flushes;
+        }
+        if (slc_line_signal(d, f, SLC_LINE_ARRIVED, use, r, use + 1, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int send(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
+{
+    while (f->planned && f->published && f->sent < f->uses) {
+        int done;
+
+        if (!f->packing) {
+            if (!may_send(d, f, f->sent))
+                return 0;
+            pack(d, f, f->sent);
+            f->packing = true;
+        }
+        done = slc_event_test(f->packed, e);
+        if (done < 1)
+            return done;
+        if (put_and_signal(d, f, f->sent, e) < 0)
+            return -1;
+        f->packing = false;
+        f->sent++;
+    }
+    return 0;
+}
+
+/* Tell the sources that use i + 2 may overwrite use i, once its reads have run. */
+static int give_credit(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
+{
+    while (f->credited < f->taken) {
+        uint64_t use = f->base + (uint64_t)f->credited;
+        int next = f->credited + 2, done = slc_event_test(f->read[use % 2], e);
+
+        if (done < 1)
+            return done;
+        for (int r = 0; r < d->n->R && next < f->uses; r++) {
+            if (r == d->n->me ||
+                slc_plan_from(&f->plan, r, slc_use_round(f, next)).count == 0)
+                continue;
+            if (slc_line_signal(d, f, SLC_LINE_CREDIT, use, r, use + 1, e) < 0)
+                return -1;
+        }
+        f->credited++;
+    }
+    return 0;
+}
+
+int slc_dispatch_advance(struct slc_dispatch *d, struct slc_err *e)
+{
+    if (slc_world_progress(d->world, e) < 0)
+        return -1;
+    if (slc_window_flushed(d->window))
+        d->flushes++;
+    for (int i = 0; i < d->o.slots; i++) {
+        struct slc_flight *f = &d->flight[i];
+
+        if (f->active &&
+            (publish(d, f, e) < 0 || plan(d, f, e) < 0 || send(d, f, e) < 0 ||
+             give_credit(d, f, e) < 0 || slc_combine_advance(d, f, e) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+int slc_dispatch_post(struct slc_dispatch *d, int slot, struct slc_queue *q,
+                      struct slc_moe_saved *s, const void *x, const void *d_out,
+                      struct slc_err *e)
+{
+    const struct slc_moe_shape *n = d->n;
+    struct slc_flight *f = &d->flight[slot];
+
+    SLC_ASSERT(slot < d->o.slots && !f->active && (!d_out || d->o.training));
+    f->q = q;
+    f->s = s;
+    f->x = x;
+    f->d_out = d_out;
+    f->base += (uint64_t)f->uses;
+    f->n++;
+    f->uses = f->sent = f->taken = f->credited = f->summed = 0;
+    f->published = f->planned = f->packing = f->summing = false;
+    if (d_out) {
+        use_plan(d, f);
+    } else {
+        SLC_RUN(q, dispatch_index, .counts = s->counts, .slot_rank = s->slot_rank,
+                .slot_row = s->slot_row, .ids = s->ids, .first_expert = d->first_expert,
+                .T = n->T, .E = n->E, .K = n->K, .R = n->R, .S = n->S);
+        if (slc_fetch(q, s->plan + n->me * (n->R + n->E), s->counts,
+                      (size_t)(n->R + n->E) * sizeof(int32_t), e) < 0)
+            return -1;
+    }
+    f->active = true;
+    return slc_dispatch_advance(d, e);
+}
+
+static bool arrived(const struct slc_dispatch *d, const struct slc_flight *f)
+{
+    uint64_t use = f->base + (uint64_t)f->taken;
+    int round;
+
+    if (!f->planned || f->sent <= f->taken)
+        return false;
+    round = slc_use_round(f, f->taken);
+    for (int r = 0; r < d->n->R; r++)
+        if (r != d->n->me && slc_plan_from(&f->plan, r, round).count > 0 &&
+            !slc_line_reached(d, f, SLC_LINE_ARRIVED, use, r, use + 1))
+            return false;
+    return true;
+}
+
+int slc_dispatch_test(struct slc_dispatch *d, int slot, struct slc_err *e)
+{
+    struct slc_flight *f = &d->flight[slot];
+
+    SLC_ASSERT(f->active);
+    if (slc_dispatch_advance(d, e) < 0)
+        return -1;
+    SLC_ASSERT(!f->planned || f->taken < f->uses);
+    return arrived(d, f);
+}
+
+int slc_dispatch_finish(struct slc_dispatch *d, int slot, struct slc_rows *view,
+                        struct slc_err *e)
+{
+    struct slc_flight *f = &d->flight[slot];
+    const struct slc_moe_shape *n = d->n;
+    struct slc_wait wait = {0};
+    bool grad;
+    size_t stride;
+    int here;
+
+    while ((here = slc_dispatch_test(d, slot, e)) == 0)
+        if (slc_wait_step(d->world, &wait, e) < 0)
+            return -1;
+    if (here < 0)
+        return -1;
+    grad = slc_use_has_grad(f, f->taken);
+    stride = grad ? n->stride_d : n->stride_x;
+    *view =
+        (struct slc_rows){.stride = (int64_t)stride, .meta_stride = (int64_t)stride};
+    view->data = (char *)slc_window_local(d->window) +
+                 slc_half_offset(d, f, f->base + (uint64_t)f->taken);
+    view->count = slc_plan_rows(&f->plan, slc_use_round(f, f->taken));
+    if (!grad) {
+        view->ids = view->data + (n->row_bytes + 3) / 4 * 4;
+        view->scalars = view->ids + n->M * 4;
+    }
+    return 0;
+}
+
+void slc_dispatch_release(struct slc_dispatch *d, int slot)
+{
+    struct slc_flight *f = &d->flight[slot];
+
+    slc_event_record(f->read[(f->base + (uint64_t)f->taken) % 2], f->q);
+    f->taken++;
+}
