@@ -159,6 +159,15 @@ static void write_real(FILE *f, const char *key, double x)
         fprintf(f, ", \"%s\": null", key);
 }
 
+/* When the step was finished, on the clock that dates files and logs. */
+static double unix_time(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void write_step(const struct slc_metrics *m, const struct slc_step_report *r)
 {
     FILE *f = m->file;
@@ -170,8 +179,11 @@ static void write_step(const struct slc_metrics *m, const struct slc_step_report
     write_real(f, "z_loss", r->z);
     write_real(f, "lr", r->lr);
     write_real(f, "grad_norm", r->grad_norm);
-    fprintf(f, ", \"skipped\": %s, \"tokens_per_s\": %.1f, \"step_s\": %.6f",
-            r->skipped ? "true" : "false", (double)r->tokens / r->seconds, r->seconds);
+    fprintf(f,
+            ", \"skipped\": %s, \"tokens_per_s\": %.1f, \"step_s\": %.6f, "
+            "\"at\": %.3f",
+            r->skipped ? "true" : "false", (double)r->tokens / r->seconds, r->seconds,
+            unix_time());
     write_time(m, r);
     write_load(m);
     fprintf(f,

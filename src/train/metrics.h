@@ -9,7 +9,8 @@
 /*
  * RUN/metrics.jsonl: one JSON object a step, appended by rank 0; and the progress line
  * (a bar with time left on a terminal, plain lines otherwise). Keys: step, tokens, loss,
- * aux_loss, z_loss, lr, grad_norm, skipped, tokens_per_s, step_s, time {phase: s},
+ * aux_loss, z_loss, lr, grad_norm, skipped, tokens_per_s, step_s, at (Unix time),
+ * time {phase: s},
  * load_max_mean [per MoE layer], load [layer][expert], rounds, near_bytes, far_bytes,
  * collective_bytes, dropped; a validation adds an object {step, val_loss, val_targets},
  * a checkpoint {step, checkpoint_s, checkpoint_bytes}.
