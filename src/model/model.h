@@ -32,6 +32,8 @@ struct slc_model_options {
     int64_t window_rows;        /* > 0: force this many rows (tests) */
     int force_far;              /* exchange by put even to near peers */
     int64_t loss_chunk;         /* rows of logits at a time; 0: chosen */
+    int64_t max_documents;      /* most documents in a micro-batch (statistics of scope
+                                   `sequence`); 0: one for every token */
 };
 
 struct slc_model *slc_model_create(const struct slc_spec *s, struct slc_params *ps,
@@ -53,8 +55,11 @@ struct slc_model_result {
 };
 
 /*
- * Forward of one micro-batch. Keeps what backward needs (training). token_loss
- * (host [T], NULL: not wanted) gets each token's loss (0 where masked).
+ * Forward of one micro-batch of exactly rows x S tokens. token_loss (host [T], NULL: not
+ * wanted) gets each token's loss (0 where masked). With w, a training model keeps what
+ * backward needs and adds the gradient by the head's weights here already, while a chunk
+ * of logits is there; backward must follow, or the gradients be set to zero. Without
+ * w (NULL) it only evaluates: no gradient, no auxiliary loss, no call to `all`.
  * forced_ids (host int32 [L_moe, T, K], NULL: route freely): tests only.
  */
 int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
@@ -66,8 +71,9 @@ int slc_model_backward(struct slc_model *m, struct slc_err *e);
 /* Logits of position t of the last forward (training or not), host [V]. */
 int slc_model_logits(struct slc_model *m, int64_t t, float *logits, struct slc_err *e);
 
-/* Of the last forwards since reset: tokens per expert of each MoE layer as seen by this
- * rank's own tokens, int64 [L_moe][E], host. Adds up over micro-batches. */
+/* Tokens per expert of each MoE layer as seen by this rank's own tokens, int64 [L_moe][E],
+ * host. Adds up over all forwards since create, on a training model those with w only;
+ * slc_model_counters does not reset it. */
 const int64_t *slc_model_load(const struct slc_model *m, int *n_moe_layers);
 /* Router ids of MoE layer i of the last forward, host int32 [T,K]. */
 int slc_model_router_ids(struct slc_model *m, int i, int32_t *ids, struct slc_err *e);

@@ -134,12 +134,11 @@ int slc_validate_run(struct slc_job *j, int64_t rows, double *loss, int64_t *tar
     for (int64_t at = 0; at < n; at += stride) {
         int64_t first = at + j->rank * mine;
         struct slc_model_result out;
-        struct slc_loss_weights w = {1, 1, 1, 1};
 
         if (slc_sampler_fill(j->validation, first, &j->batch, e) < 0)
             return -1;
         mask_rows_from(&j->batch, n - first);
-        if (slc_model_forward(j->model, &j->batch, &w, NULL, NULL, &out, e) < 0)
+        if (slc_model_forward(j->model, &j->batch, NULL, NULL, NULL, &out, e) < 0)
             return -1;
         for (int64_t t = 0; t < j->batch.T; t++)
             sums[1] += j->batch.targets[t] >= 0;
