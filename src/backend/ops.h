@@ -456,8 +456,8 @@ struct slc_adamw_args {
     const float *g;
     uint16_t *p_low;
     int64_t n;
-    float lr, beta1, beta2, eps, wd, grad_scale;
-    double bc1, bc2;
+    double lr, beta1, beta2, eps, wd, bc1, bc2; /* 1 - beta in fp32 would be 1e-5 off */
+    float grad_scale;
 };
 
 /* -- the table ------------------------------------------------------------ */

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/op/op.h"
+
+struct shape {
+    int64_t NQ, NK, D, window;
+    int64_t n_seg;
+    int32_t seg[8];
+    enum slc_dtype dtype;
+};
+
+static void run(struct op_dev *d, const void *param, struct op_out *o)
+{
+    const struct shape *s = param;
+    const int64_t T = s->seg[s->n_seg], nq = T * s->NQ * s->D, nk = T * s->NK * s->D;
+    const enum slc_dtype t = s->dtype;
+    const size_t z = slc_dtype_size(t), bq = (size_t)nq * z, bk = (size_t)nk * z;
+    const double tol = t == SLC_F32 ? 1e-5 : 1.0 / 64;
+    void *q = op_up(d, op_values(nq, 1, 1, t), bq),
+         *k = op_up(d, op_values(nk, 2, 1, t), bk);
+    void *v = op_up(d, op_values(nk, 3, 1, t), bk),
+         *d_o = op_up(d, op_values(nq, 4, 1, t), bq);
+    void *out = op_new(d, bq), *dq = op_new(d, bq), *dk = op_new(d, bk),
+         *dv = op_new(d, bk);
+    float *lse = op_new(d, (size_t)(T * s->NQ) * 4);
+    int32_t *seg = op_up(d, s->seg, (size_t)(s->n_seg + 1) * 4);
+    float scale = (float)(1.5 / sqrt((double)s->D));
+
+    SLC_RUN(d->q, attention_forward, .o = out, .lse = lse, .q = q, .k = k, .v = v,
+            .seg = seg, .T = T, .NQ = s->NQ, .NK = s->NK, .D = s->D, .n_seg = s->n_seg,
+            .max_len = T, .window = s->window, .scale = scale, .dtype = t);
+    SLC_RUN(d->q, attention_backward, .dq = dq, .dk = dk, .dv = dv, .d_o = d_o, .q = q,
+            .k = k, .v = v, .o = out, .lse = lse, .seg = seg, .T = T, .NQ = s->NQ,
+            .NK = s->NK, .D = s->D, .n_seg = s->n_seg, .max_len = T,
+            .window = s->window, .scale = scale, .dtype = t);
+    op_take(o, d, "o", t, out, nq, tol);
+    op_take(o, d, "lse", SLC_F32, lse, T * s->NQ, 1e-5);
+    op_take(o, d, "dq", t, dq, nq, tol);
+    op_take(o, d, "dk", t, dk, nk, tol);
+    o->v[o->n - 1].floor = o->v[o->n - 2].floor = 1; /* window 1: no gradient */
+    op_take(o, d, "dv", t, dv, nk, tol);
+}
+
+Test(attention, backends_agree)
+{
+    static const struct shape shapes[] = {
+        {1, 1, 2, 0, 1, {0, 1}, SLC_F32},
+        {2, 1, 8, 0, 1, {0, 0}, SLC_F32},
+        {4, 2, 8, 0, 3, {0, 1, 4, 21}, SLC_F32},
+        {6, 2, 32, 0, 4, {0, 0, 67, 67, 70}, SLC_F32},
+        {6, 1, 16, 5, 3, {0, 67, 130, 150}, SLC_F32},
+        {4, 4, 32, 130, 2, {0, 300, 301}, SLC_F32},
+        {4, 2, 32, 1, 1, {0, 140}, SLC_F32},
+        {2, 1, 128, 0, 1, {0, 333}, SLC_F32},
+        {2, 2, 256, 64, 2, {0, 129, 200}, SLC_F32},
+        {4, 2, 32, 0, 3, {0, 64, 192, 320}, SLC_F32},
+        {4, 2, 16, 0, 3, {0, 1, 4, 150}, SLC_BF16},
+        {4, 1, 64, 40, 1, {0, 140}, SLC_BF16},
+    };
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+        char label[64];
+
+        snprintf(label, sizeof(label), "shape %zu", i);
+        op_compare(run, &shapes[i], label);
+    }
+}
+
+/* In double, straight from the formula; x is q, k, v in one vector. */
+struct ctx {
+    const struct shape *s;
+    const double *G;
+};
+
+static double score(const struct shape *s, const double *q, const double *k, int64_t t,
+                    int64_t u, int64_t h)
+{
+    return (double)(float)(1.5 / sqrt((double)s->D)) *
+           op_dot(q + (t * s->NQ + h) * s->D,
+                  k + (u * s->NK + h / (s->NQ / s->NK)) * s->D, s->D);
+}
+
+static double forward(const double *x, const void *p)
+{
+    const struct ctx *c = p;
+    const struct shape *s = c->s;
+    const int64_t T = s->seg[s->n_seg], g = s->NQ / s->NK;
+    const double *q = x, *k = x + T * s->NQ * s->D, *v = k + T * s->NK * s->D;
+    double total = 0;
+
+    for (int64_t i = 0; i < s->n_seg; i++)
+        for (int64_t t = s->seg[i]; t < s->seg[i + 1]; t++)
+            for (int64_t h = 0; h < s->NQ; h++) {
+                double sum = 0, part = 0;
+
+                for (int64_t u = s->seg[i]; u <= t; u++) {
+                    if (s->window > 0 && t - u >= s->window)
+                        continue;
+                    double e = exp(score(s, q, k, t, u, h));
+                    sum += e;
+                    part += e * op_dot(c->G + (t * s->NQ + h) * s->D,
+                                       v + (u * s->NK + h / g) * s->D, s->D);
+                }
+                total += part / sum;
+            }
+    return total;
+}
+
+Test(attention, backward_against_differences)
+{
+    static const char *const backends[] = {"ref", "cpu"};
+    static const struct shape shapes[] = {
+        {4, 2, 4, 0, 3, {0, 1, 9, 13}, SLC_F32},
+        {3, 1, 4, 3, 2, {0, 2, 13}, SLC_F32},
+    };
+
+    for (int i = 0; i < 4; i++) {
+        const struct shape *s = &shapes[i / 2];
+        const int64_t T = s->seg[s->n_seg], nq = T * s->NQ * s->D,
+                      nk = T * s->NK * s->D;
+        struct ctx c = {s, op_doubles(op_normal(nq, 4, 1), SLC_F32, nq)};
+        double *x = (double *)op_keep(malloc((size_t)(nq + 2 * nk) * 8));
+        float *grad = (float *)op_keep(malloc((size_t)(nq + 2 * nk) * 4));
+        struct op_out o;
+
+        memcpy(x, op_doubles(op_normal(nq, 1, 1), SLC_F32, nq), (size_t)nq * 8);
+        memcpy(x + nq, op_doubles(op_normal(nk, 2, 1), SLC_F32, nk), (size_t)nk * 8);
+        memcpy(x + nq + nk, op_doubles(op_normal(nk, 3, 1), SLC_F32, nk),
+               (size_t)nk * 8);
+        op_run(backends[i % 2], run, s, &o);
+        memcpy(grad, o.v[2].data, (size_t)nq * 4);
+        memcpy(grad + nq, o.v[3].data, (size_t)nk * 4);
+        memcpy(grad + nq + nk, o.v[4].data, (size_t)nk * 4);
+        op_check_gradient("dq, dk, dv", forward, &c, x, nq + 2 * nk, grad, 2e-5);
+        op_out_free(&o);
+    }
+}

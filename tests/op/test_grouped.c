@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/op/op.h"
+
+struct shape {
+    int64_t El, N, Kd;
+    int32_t off[10];
+    bool acc;
+    enum slc_dtype dtype, dw_dtype;
+};
+
+static void run(struct op_dev *d, const void *param, struct op_out *o)
+{
+    const struct shape *s = param;
+    const int64_t rows = s->off[s->El], cap = rows + 3, N = s->N, K = s->Kd;
+    const enum slc_dtype t = s->dtype;
+    const size_t z = slc_dtype_size(t);
+    const double tol = t == SLC_F32 ? 1e-5 : 1.0 / 128;
+    int32_t *off = op_up(d, s->off, (size_t)(s->El + 1) * 4);
+    void *x = op_up(d, op_values(cap * K, 1, 1, t), (size_t)(cap * K) * z);
+    void *dy = op_up(d, op_values(cap * N, 2, 1, t), (size_t)(cap * N) * z);
+    void *w = op_up(d, op_values(s->El * N * K, 3, 1, t), (size_t)(s->El * N * K) * z);
+    void *y = op_new(d, (size_t)(cap * N) * z), *dx = op_new(d, (size_t)(cap * K) * z);
+    void *dw = op_up(d, op_values(s->El * N * K, 4, 1, s->dw_dtype),
+                     (size_t)(s->El * N * K) * slc_dtype_size(s->dw_dtype));
+
+    SLC_RUN(d->q, grouped_matmul, .y = y, .x = x, .w = w, .off = off, .El = s->El,
+            .N = N, .Kd = K, .rows_cap = cap, .trans_w = true, .dtype = t);
+    SLC_RUN(d->q, grouped_matmul, .y = dx, .x = dy, .w = w, .off = off, .El = s->El,
+            .N = K, .Kd = N, .rows_cap = cap, .dtype = t);
+    SLC_RUN(d->q, grouped_wgrad, .dw = dw, .dy = dy, .x = x, .off = off, .El = s->El,
+            .N = N, .Kd = K, .rows_cap = cap, .acc = s->acc, .dtype = t,
+            .dw_dtype = s->dw_dtype);
+    op_take(o, d, "y", t, y, cap * N, tol); /* rows past the last stay as they were */
+    op_take(o, d, "dx", t, dx, cap * K, tol);
+    op_take(o, d, "dw", s->dw_dtype, dw, s->El * N * K,
+            s->dw_dtype == SLC_F32 ? 1e-5 : 1.0 / 128);
+}
+
+static const struct shape shapes[] = {
+    {1, 3, 5, {0, 0}, true, SLC_F32, SLC_F32},
+    {1, 3, 5, {0, 0}, false, SLC_F32, SLC_F32},
+    {1, 17, 33, {0, 1}, false, SLC_F32, SLC_F32},
+    {3, 17, 33, {0, 0, 67, 67}, true, SLC_F32, SLC_F32},
+    {3, 17, 33, {0, 0, 67, 67}, false, SLC_F32, SLC_F32},
+    {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_F32, SLC_F32},
+    {8, 64, 32, {0, 0, 0, 0, 0, 0, 0, 0, 300}, true, SLC_F32, SLC_F32},
+};
+
+Test(grouped, backends_agree)
+{
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+        char label[64];
+
+        snprintf(label, sizeof(label), "shape %zu", i);
+        op_compare(run, &shapes[i], label);
+    }
+}
+
+struct ctx {
+    const struct shape *s;
+    const double *x, *w, *dy;
+    int which;
+};
+
+static double forward(const double *v, const void *p)
+{
+    const struct ctx *c = p;
+    const struct shape *s = c->s;
+    const double *x = c->which ? c->x : v, *w = c->which ? v : c->w;
+    double total = 0;
+
+    for (int64_t e = 0; e < s->El; e++)
+        for (int64_t r = s->off[e]; r < s->off[e + 1]; r++)
+            for (int64_t n = 0; n < s->N; n++)
+                total += c->dy[r * s->N + n] *
+                         op_dot(x + r * s->Kd, w + (e * s->N + n) * s->Kd, s->Kd);
+    return total;
+}
+
+Test(grouped, backward_against_differences)
+{
+    static const char *const backends[] = {"ref", "cpu"};
+    static const struct shape s = {3, 4, 5, {0, 6, 6, 11}, false, SLC_F32, SLC_F32};
+    const int64_t rows = 11, nw = s.El * s.N * s.Kd;
+    struct ctx c = {.s = &s};
+    double *x = op_doubles(op_normal((rows + 3) * s.Kd, 1, 1), SLC_F32, rows * s.Kd);
+    double *w = op_doubles(op_normal(nw, 3, 1), SLC_F32, nw);
+
+    c.x = x;
+    c.w = w;
+    c.dy = op_doubles(op_normal((rows + 3) * s.N, 2, 1), SLC_F32, rows * s.N);
+    for (int b = 0; b < 2; b++) {
+        struct op_out o;
+
+        op_run(backends[b], run, &s, &o);
+        c.which = 0;
+        op_check_gradient("dx", forward, &c, x, rows * s.Kd, o.v[1].data, 1e-5);
+        c.which = 1;
+        op_check_gradient("dw", forward, &c, w, nw, o.v[2].data, 1e-5);
+        op_out_free(&o);
+    }
+}
