@@ -22,6 +22,13 @@
 #define SLC_LANES_MAX 64    /* "sysv+posix" */
 #define SLC_RANKS_MAX 65535 /* 16 bits of a message tag */
 
+/* A process of some machine: to see that it is gone, or to end it. */
+struct slc_process {
+    int32_t pid;
+    uint64_t start; /* since boot, as the kernel counts: a pid may be used again */
+    uint64_t space; /* pid namespace; 0: cannot be judged */
+};
+
 /* What one rank tells all others at start: fixed part, then the two UCX addresses. */
 struct slc_blob {
     uint64_t magic;
@@ -29,7 +36,7 @@ struct slc_blob {
     char machine[SLC_NAME_MAX]; /* boot id: two Slurm nodes may share one machine */
     cpu_set_t cpus;             /* what this rank may run on */
     int32_t threads;            /* CPU threads it will use */
-    int32_t pid;
+    struct slc_process process;
     int32_t error_code; /* != 0: this rank refuses, with error_text */
     char error_text[sizeof(((struct slc_err *)0)->text)];
     uint32_t data_len, beat_len; /* bytes of the addresses that follow */
@@ -158,6 +165,13 @@ int slc_windows_open(struct slc_world *w, struct slc_err *e);
  * not a core for each local rank. Then fills shares_cores. */
 int slc_bind(struct slc_world *w, struct slc_err *e);
 
+/* --- process.c ---------------------------------------------------------------------- */
+
+void slc_process_self(struct slc_process *p);
+/* Ended, also as a zombie. False when it cannot be known. */
+bool slc_process_gone(const struct slc_process *p);
+void slc_process_kill(const struct slc_process *p);
+
 /* --- heartbeat.c
  * ------------------------------------------------------------------------ */
 
@@ -167,7 +181,8 @@ int slc_heart_start(struct slc_world *w, struct slc_err *e);
 /* The data worker lost its connection to rank: declare it dead unless another cause
  * arrives first. Any thread. */
 void slc_heart_suspect(struct slc_world *w, int rank, const char *what);
-/* BYE and stop; a known failure is first told to the partners. */
+/* Say BYE and stop. When a failure is known: tell it to the partners; the thread then
+ * stays, without touching UCX, and ends the process if that takes too long. */
 void slc_heart_stop(struct slc_world *w);
 
 #endif

@@ -56,7 +56,7 @@ static void fill_blob(struct slc_blob *b)
     CPU_ZERO(&b->cpus);
     sched_getaffinity(0, sizeof(b->cpus), &b->cpus);
     b->threads = threads_wanted();
-    b->pid = (int)getpid();
+    slc_process_self(&b->process);
 }
 
 static struct slc_blob *make_blob(const struct slc_err *error, const void *data,
@@ -279,50 +279,74 @@ static int start_together(struct slc_world *w, const struct slc_err *early,
     return 0;
 }
 
+static int start(struct slc_world *w, const struct slc_world_options *o, struct slc_err *e)
+{
+    int *members = malloc(sizeof(int) * (size_t)w->size);
+
+    if (!members)
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for %d ranks", w->size);
+    for (int r = 0; r < w->size; r++)
+        members[r] = r;
+    if (w->size > 1 && slc_heart_start(w, e) == 0)
+        w->all = slc_group_create(w, members, w->size, e);
+    else if (w->size == 1)
+        w->all = slc_group_create(w, members, 1, e);
+    free(members);
+    if (!w->all)
+        return -1;
+    return w->size > 1 ? check_lanes(w, o->allow_tcp, e) : 0;
+}
+
+/* Without PMIx every rank refuses by itself; rank 0 speaks. */
+static int rank_by_slurm(void)
+{
+    const char *text = getenv("SLURM_PROCID");
+
+    return text ? atoi(text) : 0;
+}
+
 struct slc_world *slc_world_create(const struct slc_world_options *o, struct slc_err *e)
 {
     struct slc_world *w = calloc(1, sizeof(*w));
+    struct slc_err local = SLC_ERR_INIT;
+    char host[SLC_NAME_MAX];
     int launcher;
 
+    if (!e)
+        e = &local;
     if (!w) {
         slc_errf(e, SLC_EXIT_SYSTEM, "no memory to start");
         return NULL;
     }
+    node_name(host);
     w->size = 1;
     w->options = *o;
-    w->options.early = NULL;     /* the caller's memory */
+    w->options.early = NULL; /* the caller's memory */
     w->options.allow_tcp = true; /* until all ranks judge together: check_lanes */
+    slc_fail_set_self(rank_by_slurm(), host);
     launcher = slc_bootstrap_find(e);
-    if (launcher < 0 || (launcher && slc_bootstrap_open(w, e) < 0))
-        goto err_free;
+    if (launcher < 0 || (launcher && slc_bootstrap_open(w, e) < 0)) {
+        slc_fail_raise(e->code, 0, host, "bootstrap", e->text);
+        goto err_destroy;
+    }
     slc_log_init(w->rank, w->size);
+    slc_fail_set_self(w->rank, host);
     if (launcher && w->size == 1)
         slc_bootstrap_close();
-    if ((w->size == 1 ? start_alone : start_together)(w, o->early, e) < 0)
-        goto err_destroy;
-    slc_fail_set_self(w->rank, w->peers[w->rank].host);
-    if (w->size > 1 && slc_heart_start(w, e) < 0)
-        goto err_destroy;
-    int *members = malloc(sizeof(int) * (size_t)w->size);
-    SLC_ASSERT(members != NULL);
-    for (int r = 0; r < w->size; r++)
-        members[r] = r;
-    w->all = slc_group_create(w, members, w->size, e);
-    free(members);
-    if (!w->all || (w->size > 1 && check_lanes(w, o->allow_tcp, e) < 0))
-        goto err_raise;
-    return w;
+    if ((w->size == 1 ? start_alone : start_together)(w, o->early, e) == 0 &&
+        start(w, o, e) == 0)
+        return w;
+    slc_fail_raise(e->code, w->rank, host, "bootstrap", e->text);
 
-err_raise:
-    slc_fail_raise(e ? e->code : SLC_EXIT_SYSTEM, w->rank, slc_world_host(w, w->rank),
-                   "bootstrap", e ? e->text : "cannot start");
 err_destroy:
+    w->size = w->peers ? w->size : 1;
     slc_world_destroy(w);
     return NULL;
-err_free:
-    free(w);
-    return NULL;
 }
+
+/* After a failure the heartbeat thread still needs its world; kept where a leak checker
+ * sees it. */
+static struct slc_world *left_behind;
 
 void slc_world_destroy(struct slc_world *w)
 {
@@ -334,10 +358,14 @@ void slc_world_destroy(struct slc_world *w)
         slc_barrier(w->all, &e);
     atomic_store(&w->closing, true);
     slc_heart_stop(w);
+    slc_fail_print();
+    slc_fail_write_reason(NULL);
+    if (w->heart) {
+        left_behind = w;
+        return;
+    }
     slc_group_destroy(w->all);
-    /* With a failed peer UCX may wait for it: the end of the process cleans up. */
-    if (!slc_fail_known())
-        slc_transport_close(w);
+    slc_transport_close(w);
     for (int r = 0; w->peers && r < w->size; r++)
         free(w->peers[r].blob);
     free(w->peers);

@@ -30,9 +30,17 @@ struct slc_world_options {
     const struct slc_err *early; /* an error this rank already has (bad run file), or NULL */
 };
 
+/*
+ * NULL: the failure is known to base/fail too, its line is printed (by one rank) and
+ * reason.json written if the folder is known; the command leaves with e->code.
+ */
 struct slc_world *slc_world_create(const struct slc_world_options *o, struct slc_err *e);
-/* Says BYE to the heartbeat partners first, so that leaving is not dying. Collective
- * unless a failure is known. NULL is fine. */
+/*
+ * Says BYE to the heartbeat partners first, so that leaving is not dying. Collective
+ * unless a failure is known. NULL is fine. With a known failure: tells the partners,
+ * prints its line, writes reason.json; the process must then end within
+ * SLC_FAIL_GRACE seconds or is ended.
+ */
 void slc_world_destroy(struct slc_world *w);
 
 int slc_world_rank(const struct slc_world *w);
