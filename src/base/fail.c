@@ -25,7 +25,8 @@ static struct {
     int self_rank;
     char self_host[64];
     char folder[PATH_MAX]; /* "" : nowhere */
-    struct timespec folder_time;
+    bool started;
+    struct stat old; /* reason.json of an earlier run; st_ino 0: none */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static _Atomic(const char *) phase = "start";
@@ -47,11 +48,55 @@ void slc_fail_set_self(int rank, const char *host)
     pthread_mutex_unlock(&state.lock);
 }
 
+static void reason_path(char path[PATH_MAX + 16])
+{
+    snprintf(path, PATH_MAX + 16, "%s/reason.json", state.folder);
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_ino == b->st_ino && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+           a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+/* There is a reason.json that was not there when this run began. */
+static bool reason_is_ours(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && !same_file(&st, &state.old);
+}
+
+/* A job that has started must not be judged by an earlier one's end. */
+static void remove_old(void)
+{
+    char path[PATH_MAX + 16];
+
+    if (!state.started || state.self_rank != 0 || !state.old.st_ino)
+        return;
+    reason_path(path);
+    if (!reason_is_ours(path))
+        unlink(path);
+}
+
 void slc_fail_set_folder(const char *run_dir)
 {
+    char path[PATH_MAX + 16];
+
     pthread_mutex_lock(&state.lock);
     copy(state.folder, sizeof(state.folder), run_dir);
-    clock_gettime(CLOCK_REALTIME, &state.folder_time);
+    reason_path(path);
+    if (!state.folder[0] || stat(path, &state.old) < 0)
+        memset(&state.old, 0, sizeof(state.old));
+    remove_old();
+    pthread_mutex_unlock(&state.lock);
+}
+
+void slc_fail_started(void)
+{
+    pthread_mutex_lock(&state.lock);
+    state.started = true;
+    remove_old();
     pthread_mutex_unlock(&state.lock);
 }
 
@@ -131,17 +176,6 @@ int slc_fail_check(struct slc_err *e)
     return -1;
 }
 
-/* 1: there is a reason.json written since this run began; 0: none or an old one. */
-static int reason_is_ours(const char *path)
-{
-    struct stat st;
-
-    if (stat(path, &st) < 0)
-        return 0;
-    /* File systems stamp with the coarse clock: allow it to lag. */
-    return st.st_mtim.tv_sec + 1 >= state.folder_time.tv_sec;
-}
-
 /* link() instead of rename(): of several ranks writing at once the first wins. */
 static int publish(const char *tmp, const char *path, struct slc_err *e)
 {
@@ -179,7 +213,7 @@ int slc_fail_write_reason(struct slc_err *e)
 
     if (!f || !state.folder[0])
         return 0;
-    snprintf(path, sizeof(path), "%s/reason.json", state.folder);
+    reason_path(path);
     if (reason_is_ours(path))
         return 0;
     strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));

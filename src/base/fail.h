@@ -26,6 +26,10 @@ struct slc_fail {
 /* Who this process is; world creation calls it. Before it: rank 0 on the hostname. */
 void slc_fail_set_self(int rank, const char *host);
 
+/* The world stands: rank 0 removes the reason.json of an earlier run. World creation
+ * calls it; the order with slc_fail_set_folder does not matter. */
+void slc_fail_started(void);
+
 /* Where reason.json goes (rank 0 or the lowest surviving rank writes it); NULL: nowhere.
  * Called once the run folder is known. */
 void slc_fail_set_folder(const char *run_dir);
@@ -59,7 +63,7 @@ bool slc_fail_reporter(void);
 void slc_fail_print(void);
 
 /* Write RUN/reason.json now: {"code", "rank", "host", "phase", "cause", "time"},
- * by atomic replace; the first writer wins (an existing newer one of this run is kept). */
+ * by atomic replace; the first writer wins (one written since slc_fail_set_folder is kept). */
 int slc_fail_write_reason(struct slc_err *e);
 
 /* Leave at once, without destructors: print one line, write reason.json if nobody has. */

@@ -165,7 +165,8 @@ int slc_windows_open(struct slc_world *w, struct slc_err *e);
  * not a core for each local rank. Then fills shares_cores. */
 int slc_bind(struct slc_world *w, struct slc_err *e);
 
-/* --- process.c ---------------------------------------------------------------------- */
+/* --- process.c ----------------------------------------------------------------------
+ */
 
 void slc_process_self(struct slc_process *p);
 /* Ended, also as a zombie. False when it cannot be known. */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The heartbeat: a thread with a UCX context and worker of its own, so that it beats while
- * the main thread computes or saves. Partners are the ranks at +-2^i: each rank is watched
- * by several, and news reaches all ranks in few hops. Everything below runs in the thread
- * but for the functions of comm_private.h.
+ * The heartbeat: a thread with a UCX context and worker of its own, so that it beats
+ * while the main thread computes or saves. Partners are the ranks at +-2^i: each rank
+ * is watched by several, and news reaches all ranks in few hops. Everything below runs
+ * in the thread but for the functions of comm_private.h.
  *
  * What decides that a partner is dead, whichever comes first: three missed beats; its
- * process is gone (same machine); UCX lost the connection. The last two wait a moment for
- * a better explanation (BYE, or the cause of its leaving) that is still on its way.
+ * process is gone (same machine); UCX lost the connection. The last two wait a moment
+ * for a better explanation (BYE, or the cause of its leaving) that is still on its way.
  */
 #include "comm/comm_private.h"
 
@@ -72,7 +72,8 @@ struct slc_heart {
     double known_at; /* > 0: a failure is known here, since then */
 };
 
-/* --- set-up (main thread) ---------------------------------------------------------------- */
+/* --- set-up (main thread)
+ * ---------------------------------------------------------------- */
 
 static void destroy(struct slc_heart *h)
 {
@@ -101,7 +102,8 @@ int slc_heart_open(struct slc_world *w, void **address, size_t *len, struct slc_
         slc_errf(e, SLC_EXIT_SYSTEM, "eventfd: %s", strerror(errno));
         goto err_destroy;
     }
-    if (slc_ucx_context(UCP_FEATURE_AM | UCP_FEATURE_WAKEUP, PARTNERS_MAX, &h->ctx, e) < 0)
+    if (slc_ucx_context(UCP_FEATURE_AM | UCP_FEATURE_WAKEUP, PARTNERS_MAX, &h->ctx, e) <
+        0)
         goto err_destroy;
     ucs_status_t rc = ucp_worker_create(h->ctx, &params, &h->worker);
     if (rc == UCS_OK)
@@ -142,7 +144,8 @@ static void connection_lost(void *arg, ucp_ep_h ep, ucs_status_t status)
         if (p->ep != ep || p->lost_at > 0)
             continue;
         p->lost_at = slc_now();
-        snprintf(p->why, sizeof(p->why), "connection lost (%s)", ucs_status_string(status));
+        snprintf(p->why, sizeof(p->why), "connection lost (%s)",
+                 ucs_status_string(status));
     }
 }
 
@@ -152,7 +155,8 @@ static int add_partner(struct slc_heart *h, int rank, struct slc_err *e)
     struct partner *p = &h->partners[h->n_partners];
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER,
+                      UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
         .address = (const ucp_address_t *)((const char *)(blob + 1) + blob->data_len),
         .err_mode = UCP_ERR_HANDLING_MODE_PEER,
         .err_handler = {.cb = connection_lost, .arg = h},
@@ -163,8 +167,8 @@ static int add_partner(struct slc_heart *h, int rank, struct slc_err *e)
     SLC_ASSERT(h->n_partners < PARTNERS_MAX);
     ucs_status_t rc = ucp_ep_create(h->worker, &params, &p->ep);
     if (rc != UCS_OK)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "no UCX connection to rank %d on %s: %s", rank,
-                        h->w->peers[rank].host, ucs_status_string(rc));
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no UCX connection to rank %d on %s: %s",
+                        rank, h->w->peers[rank].host, ucs_status_string(rc));
     p->rank = rank;
     p->heard = slc_now();
     snprintf(p->phase, sizeof(p->phase), "start");
@@ -172,7 +176,8 @@ static int add_partner(struct slc_heart *h, int rank, struct slc_err *e)
     return 0;
 }
 
-/* --- notes --------------------------------------------------------------------------------- */
+/* --- notes
+ * --------------------------------------------------------------------------------- */
 
 static bool reachable(const struct partner *p)
 {
@@ -201,9 +206,10 @@ static void send_note(struct partner *p, enum note_kind kind, int from)
     if (kind == NOTE_FAIL)
         p->note.fail = *f;
     else
-        snprintf(p->note.fail.phase, sizeof(p->note.fail.phase), "%s", slc_fail_phase());
-    void *request = ucp_am_send_nbx(p->ep, AM_BEAT, NULL, 0, &p->note, sizeof(p->note),
-                                    &param);
+        snprintf(p->note.fail.phase, sizeof(p->note.fail.phase), "%s",
+                 slc_fail_phase());
+    void *request =
+        ucp_am_send_nbx(p->ep, AM_BEAT, NULL, 0, &p->note, sizeof(p->note), &param);
     p->request = UCS_PTR_IS_PTR(request) ? request : NULL;
 }
 
@@ -218,8 +224,8 @@ static void send_all(struct slc_heart *h, enum note_kind kind)
     }
 }
 
-static ucs_status_t receive(void *arg, const void *header, size_t header_length, void *data,
-                            size_t length, const ucp_am_recv_param_t *param)
+static ucs_status_t receive(void *arg, const void *header, size_t header_length,
+                            void *data, size_t length, const ucp_am_recv_param_t *param)
 {
     struct slc_heart *h = arg;
     struct note note;
@@ -244,14 +250,15 @@ static ucs_status_t receive(void *arg, const void *header, size_t header_length,
     return UCS_OK;
 }
 
-/* --- judging ---------------------------------------------------------------------------- */
+/* --- judging
+ * ---------------------------------------------------------------------------- */
 
 static void declare_dead(struct slc_heart *h, int rank, const char *why)
 {
     struct partner *p = find_partner(h, rank);
 
-    slc_fail_raise(SLC_EXIT_PEER, rank, h->w->peers[rank].host, p ? p->phase : "unknown",
-                   why);
+    slc_fail_raise(SLC_EXIT_PEER, rank, h->w->peers[rank].host,
+                   p ? p->phase : "unknown", why);
 }
 
 static void judge_partner(struct slc_heart *h, struct partner *p, double now)
@@ -261,7 +268,8 @@ static void judge_partner(struct slc_heart *h, struct partner *p, double now)
 
     if (p->bye)
         return;
-    if (p->lost_at == 0 && peer->same_machine && slc_process_gone(&peer->blob->process)) {
+    if (p->lost_at == 0 && peer->same_machine &&
+        slc_process_gone(&peer->blob->process)) {
         p->lost_at = now;
         snprintf(p->why, sizeof(p->why), "its process is gone");
     }
@@ -304,7 +312,8 @@ static void end_hung(struct slc_heart *h)
         slc_process_kill(&h->w->peers[f->rank].blob->process);
 }
 
-/* --- the thread --------------------------------------------------------------------------- */
+/* --- the thread
+ * --------------------------------------------------------------------------- */
 
 static void progress(struct slc_heart *h)
 {
@@ -355,6 +364,9 @@ static void say(struct slc_heart *h, enum note_kind kind)
             sched_yield();
     if (UCS_PTR_IS_PTR(flush))
         ucp_request_free(flush);
+    for (int i = 0; i < h->n_partners; i++)
+        while (!note_sent(&h->partners[i]) && slc_now() < until)
+            progress(h);
 }
 
 /* The failure is told; who is not out of the process by then is ended. */
@@ -428,12 +440,14 @@ int slc_heart_start(struct slc_world *w, struct slc_err *e)
     int rc = pthread_create(&h->thread, NULL, run, h);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc != 0)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "no thread for the heartbeat: %s", strerror(rc));
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no thread for the heartbeat: %s",
+                        strerror(rc));
     h->running = true;
     return 0;
 }
 
-/* --- called by the main thread ------------------------------------------------------------ */
+/* --- called by the main thread
+ * ------------------------------------------------------------ */
 
 static void wake(struct slc_heart *h)
 {

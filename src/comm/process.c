@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Is a process of this machine still there? By pid and start time, within one namespace. */
+/* Is a process of this machine still there? By pid and start time, within one
+ * namespace. */
 #include "comm/comm_private.h"
 
 #include <fcntl.h>
@@ -26,10 +27,11 @@ static bool read_stat(int pid, char *state, uint64_t *start)
     text[n] = '\0';
     /* the name in brackets may hold anything; fields are counted after it */
     const char *p = strrchr(text, ')');
-    if (!p || sscanf(p + 1,
-                     " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-                     "%*d %*d %llu",
-                     state, &when) != 2)
+    if (!p ||
+        sscanf(p + 1,
+               " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+               "%*d %*d %llu",
+               state, &when) != 2)
         return false;
     *start = when;
     return true;

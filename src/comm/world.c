@@ -279,7 +279,8 @@ static int start_together(struct slc_world *w, const struct slc_err *early,
     return 0;
 }
 
-static int start(struct slc_world *w, const struct slc_world_options *o, struct slc_err *e)
+static int start(struct slc_world *w, const struct slc_world_options *o,
+                 struct slc_err *e)
 {
     int *members = malloc(sizeof(int) * (size_t)w->size);
 
@@ -321,7 +322,7 @@ struct slc_world *slc_world_create(const struct slc_world_options *o, struct slc
     node_name(host);
     w->size = 1;
     w->options = *o;
-    w->options.early = NULL; /* the caller's memory */
+    w->options.early = NULL;     /* the caller's memory */
     w->options.allow_tcp = true; /* until all ranks judge together: check_lanes */
     slc_fail_set_self(rank_by_slurm(), host);
     launcher = slc_bootstrap_find(e);
@@ -334,8 +335,10 @@ struct slc_world *slc_world_create(const struct slc_world_options *o, struct slc
     if (launcher && w->size == 1)
         slc_bootstrap_close();
     if ((w->size == 1 ? start_alone : start_together)(w, o->early, e) == 0 &&
-        start(w, o, e) == 0)
+        start(w, o, e) == 0) {
+        slc_fail_started();
         return w;
+    }
     slc_fail_raise(e->code, w->rank, host, "bootstrap", e->text);
 
 err_destroy:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * How ranks leave: leave HOW WHO WHERE FOLDER. Rank WHO does HOW (none, kill, stop,
- * refuse, exit, early) while the others wait WHERE (barrier, window, busy: a main thread
- * that polls nothing). FOLDER gets reason.json.
+ * refuse, exit, early) while the others wait WHERE (barrier, window, busy: a main
+ * thread that polls nothing). FOLDER gets reason.json.
  */
 #include <signal.h>
 #include <string.h>
@@ -25,8 +25,9 @@ static void act(const char *how, struct slc_world *w)
     if (strcmp(how, "exit") == 0)
         _exit(3);
     if (strcmp(how, "refuse") == 0)
-        slc_fail_raise(SLC_EXIT_INPUT, slc_world_rank(w), slc_world_host(w, slc_world_rank(w)),
-                       slc_fail_phase(), "the planted refusal");
+        slc_fail_raise(SLC_EXIT_INPUT, slc_world_rank(w),
+                       slc_world_host(w, slc_world_rank(w)), slc_fail_phase(),
+                       "the planted refusal");
 }
 
 static int wait_somewhere(const char *where, struct slc_world *w, struct slc_group *g,
