@@ -92,7 +92,7 @@ static int put_block(struct assembly *a, hid_t d, hid_t type, int64_t at, int64_
         return slc_h5_failed(a->path, "cannot write", SLC_EXIT_SYSTEM, e);
     a->written += (double)bytes / 1e6;
     if (a->b->o->progress)
-        slc_progress_update(&a->b->bar, a->written, "writing the corpus file");
+        slc_bar_update(&a->b->bar, a->written, "writing the corpus file");
     return 0;
 }
 
@@ -259,7 +259,7 @@ int slc_build_assemble(struct slc_build *b, struct slc_err *e)
     if (find_cut(a, e) < 0)
         goto err_free;
     snprintf(a->path, sizeof(a->path), "%s/corpus.h5", p->dir);
-    slc_progress_start(&b->bar, "data", "MB",
+    slc_bar_start(&b->bar, "data", "MB",
                        (double)(p->tokens * (p->width + p->has_mask) + p->documents * 8) / 1e6,
                        0);
     slc_h5_quiet();
@@ -277,7 +277,7 @@ int slc_build_assemble(struct slc_build *b, struct slc_err *e)
     if (rc == 0)
         rc = publish(a, e);
     if (b->o->progress)
-        slc_progress_finish(&b->bar);
+        slc_bar_finish(&b->bar);
 err_free:
     free(a);
     return rc;

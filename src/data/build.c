@@ -91,7 +91,7 @@ static int read_inputs(struct slc_build *b, double megabytes, struct slc_err *e)
     double done = (double)(b->bytes_before + p->offset) / 1e6;
     if (done > 0)
         slc_info("data", "going on at %.1f of %.1f MB (%s)", done, megabytes, p->dir);
-    slc_progress_start(&b->bar, "data", "MB", megabytes, done);
+    slc_bar_start(&b->bar, "data", "MB", megabytes, done);
     int rc = 0;
     while (rc == 0 && p->input < b->o->n_inputs) {
         rc = slc_build_input(b, e);
@@ -104,7 +104,7 @@ static int read_inputs(struct slc_build *b, double megabytes, struct slc_err *e)
     if (rc == 0)
         rc = slc_partial_commit(p, e);
     if (b->o->progress)
-        slc_progress_finish(&b->bar);
+        slc_bar_finish(&b->bar);
     return rc;
 }
 
@@ -118,8 +118,9 @@ int slc_corpus_build(const struct slc_corpus_build_options *o, struct slc_err *e
 
     if (b.commit_bytes <= 0)
         b.commit_bytes = 64 << 20;
-    b.tokenizer = o->tokenizer ? slc_tokenizer_open(o->tokenizer, e) : NULL;
-    if ((o->tokenizer && !b.tokenizer) || check_options(&b, e) < 0)
+    bool named = o->tokenizer && strcmp(o->tokenizer, "none");
+    b.tokenizer = named ? slc_tokenizer_open(o->tokenizer, e) : NULL;
+    if ((named && !b.tokenizer) || check_options(&b, e) < 0)
         goto err_tokenizer;
     job = describe_job(&b, &megabytes, e);
     if (!job ||

@@ -35,7 +35,7 @@ int slc_corpus_read(struct slc_corpus *c, int64_t at, int64_t n, int32_t *ids,
 
 struct slc_corpus_build_options {
     const char *out;
-    const char *tokenizer;     /* NULL: none, then all input is {"ids"} lines */
+    const char *tokenizer;     /* NULL or "none": all input is {"ids"} lines */
     const char *const *inputs; /* .txt (one document each), .jsonl (one a line) */
     int n_inputs;
     double validation;         /* last fraction of the tokens held out, 0: none */

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "base/json.h"
-#include "base/progress.h"
+#include "base/bar.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 
@@ -65,7 +65,7 @@ struct slc_build {
     int64_t uncommitted;  /* bytes of input since the last one */
     int64_t bytes_before; /* of inputs that are done */
     int64_t empty;        /* documents without a token, left out */
-    struct slc_progress bar;
+    struct slc_bar bar;
 };
 int slc_build_input(struct slc_build *b, struct slc_err *e);
 

@@ -83,7 +83,7 @@ static int advance(struct input *in, size_t bytes, struct slc_err *e)
         b->uncommitted = 0;
     }
     if (b->o->progress)
-        slc_progress_update(&b->bar, (double)(b->bytes_before + b->partial.offset) / 1e6,
+        slc_bar_update(&b->bar, (double)(b->bytes_before + b->partial.offset) / 1e6,
                             in->path);
     return 0;
 }

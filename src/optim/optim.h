@@ -35,6 +35,7 @@ struct slc_optim_options {
     double beta1, beta2, eps, weight_decay, clip; /* clip 0: none */
     struct slc_group *dense;   /* replica group of dense parameters, NULL: one rank */
     struct slc_group *expert;  /* replica group of expert parameters, NULL: one rank */
+    int64_t bucket;            /* elements that travel at a time; 0: 4 Mi */
 };
 
 /* One extent this rank owns: elements [start, start+count) of parameter `param` (global),

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "base/progress.h"
+#include "base/bar.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -8,9 +8,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#define BAR 30
+#define WIDTH 30
 
-void slc_progress_start(struct slc_progress *p, const char *what, const char *unit,
+void slc_bar_start(struct slc_bar *p, const char *what, const char *unit,
                         double total, double done)
 {
     p->what = what;
@@ -21,7 +21,7 @@ void slc_progress_start(struct slc_progress *p, const char *what, const char *un
     p->terminal = isatty(STDERR_FILENO) == 1;
 }
 
-static void time_left(const struct slc_progress *p, double done, double now, char text[32])
+static void time_left(const struct slc_bar *p, double done, double now, char text[32])
 {
     double rate = now > p->started ? (done - p->first) / (now - p->started) : 0;
 
@@ -36,27 +36,27 @@ static void time_left(const struct slc_progress *p, double done, double now, cha
         snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
 }
 
-static void show_bar(const struct slc_progress *p, double done, double share,
+static void show_bar(const struct slc_bar *p, double done, double share,
                      const char *left, const char *note)
 {
-    char bar[BAR + 1];
-    int n = (int)(share * BAR);
+    char bar[WIDTH + 1];
+    int n = (int)(share * WIDTH);
 
     memset(bar, '#', (size_t)n);
-    memset(bar + n, '.', (size_t)(BAR - n));
-    bar[BAR] = '\0';
+    memset(bar + n, '.', (size_t)(WIDTH - n));
+    bar[WIDTH] = '\0';
     fprintf(stderr, "\r\033[K%s [%s] %3.0f %% %.*f/%.*f %s, %s left%s%s", p->what, bar,
             100 * share, p->total < 10, done, p->total < 10, p->total, p->unit, left,
             note ? ", " : "", note ? note : "");
     fflush(stderr);
 }
 
-void slc_progress_update(struct slc_progress *p, double done, const char *note)
+void slc_bar_update(struct slc_bar *p, double done, const char *note)
 {
     double now = slc_now();
     char left[32];
 
-    if (now - p->shown < (p->terminal ? 0.1 : SLC_PROGRESS_LINE_S))
+    if (now - p->shown < (p->terminal ? 0.1 : SLC_BAR_LINE_S))
         return;
     p->shown = now;
     double share = p->total > 0 ? done / p->total : 1;
@@ -69,7 +69,7 @@ void slc_progress_update(struct slc_progress *p, double done, const char *note)
                  p->total, p->unit, left, note ? ", " : "", note ? note : "");
 }
 
-void slc_progress_finish(struct slc_progress *p)
+void slc_bar_finish(struct slc_bar *p)
 {
     if (p->terminal) {
         fputs("\r\033[K", stderr);
