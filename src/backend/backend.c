@@ -94,6 +94,8 @@ struct slc_backend *slc_backend_open(const char *name,
         opts = &none;
     if (!strcmp(name, "cpu") || !strcmp(name, "ref"))
         return slc_backend_host_create(name, opts, e);
+    if (!strcmp(name, "strict"))
+        return slc_backend_strict_create(opts, e);
     if (!strcmp(name, "cuda"))
         return cuda_open(opts, e);
     slc_errf(e, SLC_EXIT_CONFIG, "backend \"%s\" is not known; use cpu or cuda", name);

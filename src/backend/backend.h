@@ -59,6 +59,9 @@ struct slc_backend_calls {
                    struct slc_err *e);
     /* Describe for the start banner: "oneDNN 2.6, avx512, 2 threads". */
     void (*describe)(struct slc_backend *b, char *text, size_t len);
+    int (*mem_map)(struct slc_queue *q, void *p, size_t bytes, struct slc_err *e);
+    void (*mem_unmap)(struct slc_queue *q, void *p, size_t bytes);
+    void (*hide)(struct slc_queue *q, void *p, size_t bytes, bool hidden);
 };
 
 /* First member of every backend's own struct. */
@@ -167,6 +170,27 @@ static inline int slc_fetch(struct slc_queue *q, void *dst, const void *src, siz
 {
     q->b->fetches++;
     return q->b->calls.fetch(q, dst, src, n, e);
+}
+/*
+ * For collectives on host memory: wait for q, then the host may read and write p until
+ * slc_mem_unmap. -1 where the host has no such access (cuda: its collectives are NCCL's).
+ */
+static inline int slc_mem_map(struct slc_queue *q, void *p, size_t n, struct slc_err *e)
+{
+    return q->b->calls.mem_map(q, p, n, e);
+}
+static inline void slc_mem_unmap(struct slc_queue *q, void *p, size_t n)
+{
+    q->b->calls.mem_unmap(q, p, n);
+}
+/*
+ * strict only, in queue order: hidden memory reads as NaN until it is shown again with
+ * the same p and n. Parameters hide weights outside acquire and release with it.
+ */
+static inline void slc_mem_hide(struct slc_queue *q, void *p, size_t n, bool hidden)
+{
+    if (q->b->calls.hide)
+        q->b->calls.hide(q, p, n, hidden);
 }
 static inline void slc_backend_describe(struct slc_backend *b, char *text, size_t len)
 {

@@ -192,6 +192,9 @@ void op_compare(op_test *f, const void *param, const char *label)
         op_out_free(&one);
     }
     unsetenv("SLUICE_CPU_ISA");
+    run_on("strict", 1, f, param, &one);
+    bits_match(&ref, &one, label, "strict");
+    op_out_free(&one);
     op_out_free(&ref);
 }
 
