@@ -89,6 +89,26 @@ rank_pid() {
     [ "$status" -eq 0 ]
 }
 
+@test "every rank writes its own extents of the one file" {
+    command -v strace >/dev/null || skip "strace is not installed"
+    strace -o /dev/null true || skip "this machine does not let strace trace"
+    cat >strace.sh <<'EOF'
+#!/bin/sh
+exec strace -f -y -e trace=pwrite64 -o "pwrite.$SLURM_PROCID" sluice "$@"
+EOF
+    srun --nodes=2 --ntasks-per-node=2 --mpi=pmix sh strace.sh train run.yaml \
+        run.dir=traced train.steps=2
+    for rank in 0 1 2 3; do
+        # path, offset and length of each write to state.h5
+        sed -n 's/.*pwrite64([0-9]*<\([^>]*state.h5\)>.*, \([0-9]*\), \([0-9]*\)) *= .*/\3 \2 '$rank'/p' \
+            "pwrite.$rank" >"extents.$rank"
+        [ -s "extents.$rank" ]
+    done
+    # no byte is written by two ranks
+    sort -n extents.? | awk '$1 < end && $3 != last { print "overlap at", $1; bad = 1 }
+        { if ($1 + $2 > end) { end = $1 + $2; last = $3 } } END { exit bad }'
+}
+
 @test "the same sbatch again finds nothing to do" {
     before=$(md5sum whole/checkpoints/step-00000200/*)
     submit whole
