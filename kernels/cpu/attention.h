@@ -2,12 +2,13 @@
 #ifndef SLC_KERNELS_CPU_ATTENTION_H
 #define SLC_KERNELS_CPU_ATTENTION_H
 
+#include "kernels/cpu/block.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-/* Queries and keys of one block. */
+/* Queries and keys of one block: the scores of a block fit the first cache level. */
 #define SLC_ATTN_BQ 64
-#define SLC_ATTN_BK 128
+#define SLC_ATTN_BK 64
 
 /* A block of rows of one head as fp32: `rows` at distance `ld`. */
 struct slc_block {

@@ -12,6 +12,7 @@ struct backward {
     float p[BQ * BK], ds[BQ * BK];
     float q[BQ * SLC_CPU_HEAD], d_o[BQ * SLC_CPU_HEAD];
     float k[BK * SLC_CPU_HEAD], v[BK * SLC_CPU_HEAD];
+    float kt[SLC_CPU_HEAD * BK], vt[SLC_CPU_HEAD * BK]; /* transposed */
     float dk[BK * SLC_CPU_HEAD], dv[BK * SLC_CPU_HEAD];
 };
 
@@ -46,31 +47,28 @@ static void score_row(float *p, float *ds, int64_t lo, int64_t hi, int64_t nk,
 }
 
 /* Queries [t0, t0+nq) of head h against keys [u0, u0+nk); dq is [T,NQ,D] fp32. */
-static void backward_pair(struct slc_queue *q,
-                          const struct slc_attention_backward_args *a,
-                          struct backward *w, struct slc_block kb, struct slc_block vb,
-                          int64_t from, int64_t t0, int64_t nq, int64_t u0, int64_t nk,
-                          int64_t h, float *dq)
+static void backward_pair(const struct slc_attention_backward_args *a,
+                          struct backward *w, struct slc_block k, int64_t from,
+                          int64_t t0, int64_t nq, int64_t u0, int64_t nk, int64_t h,
+                          float *dq)
 {
-    const int64_t D = a->D, head = SLC_CPU_HEAD;
-    struct slc_block qb = slc_block_of(a->q, a->dtype, t0, nq, a->NQ, h, D, w->q);
-    struct slc_block ob = slc_block_of(a->d_o, a->dtype, t0, nq, a->NQ, h, D, w->d_o);
+    const int64_t D = a->D, head = SLC_CPU_HEAD, n = slc_whole(nk);
+    struct slc_block q = slc_block_of(a->q, a->dtype, t0, nq, a->NQ, h, D, w->q);
+    struct slc_block o = slc_block_of(a->d_o, a->dtype, t0, nq, a->NQ, h, D, w->d_o);
 
-    slc_cpu_sgemm(q, false, true, nq, nk, D, qb.rows, qb.ld, kb.rows, kb.ld, 0, w->p,
-                  BK);
-    slc_cpu_sgemm(q, false, true, nq, nk, D, ob.rows, ob.ld, vb.rows, vb.ld, 0, w->ds,
-                  BK);
+    slc_block_product(nq, n, D, q.rows, q.ld, 1, w->kt, BK, w->p, BK, false);
+    slc_block_product(nq, n, D, o.rows, o.ld, 1, w->vt, BK, w->ds, BK, false);
     for (int64_t i = 0; i < nq; i++) {
         const int64_t t = t0 + i, lo = slc_first_key(t, from, a->window) - u0;
 
         score_row(w->p + i * BK, w->ds + i * BK, lo > 0 ? slc_min(lo, nk) : 0,
                   slc_min(t + 1 - u0, nk), nk, a->lse[t * a->NQ + h],
-                  delta_of(a, ob.rows + i * ob.ld, t, h), a->scale);
+                  delta_of(a, o.rows + i * o.ld, t, h), a->scale);
     }
-    slc_cpu_sgemm(q, true, false, nk, D, nq, w->p, BK, ob.rows, ob.ld, 1, w->dv, head);
-    slc_cpu_sgemm(q, true, false, nk, D, nq, w->ds, BK, qb.rows, qb.ld, 1, w->dk, head);
-    slc_cpu_sgemm(q, false, false, nq, D, nk, w->ds, BK, kb.rows, kb.ld, 1,
-                  dq + (t0 * a->NQ + h) * D, a->NQ * D);
+    slc_block_product(nk, D, nq, w->p, 1, BK, o.rows, o.ld, w->dv, head, true);
+    slc_block_product(nk, D, nq, w->ds, 1, BK, q.rows, q.ld, w->dk, head, true);
+    slc_block_product(nq, D, nk, w->ds, BK, 1, k.rows, k.ld, dq + (t0 * a->NQ + h) * D,
+                      a->NQ * D, true);
 }
 
 static void put_keys(void *out, enum slc_dtype dtype, const float *x, int64_t u0,
@@ -87,22 +85,22 @@ static void put_keys(void *out, enum slc_dtype dtype, const float *x, int64_t u0
 }
 
 /* Keys [u0, u0+nk) of key head g against all queries that see them. */
-static void backward_keys(struct slc_queue *q,
-                          const struct slc_attention_backward_args *a,
+static void backward_keys(const struct slc_attention_backward_args *a,
                           struct backward *w, int64_t from, int64_t to, int64_t u0,
                           int64_t nk, int64_t g, float *dq)
 {
     const int64_t D = a->D, group = a->NQ / a->NK;
     const int64_t last = a->window > 0 ? slc_min(to, u0 + nk - 1 + a->window) : to;
-    struct slc_block kb = slc_block_of(a->k, a->dtype, u0, nk, a->NK, g, D, w->k);
-    struct slc_block vb = slc_block_of(a->v, a->dtype, u0, nk, a->NK, g, D, w->v);
+    struct slc_block k = slc_block_of(a->k, a->dtype, u0, nk, a->NK, g, D, w->k);
+    struct slc_block v = slc_block_of(a->v, a->dtype, u0, nk, a->NK, g, D, w->v);
 
+    slc_block_transpose(k.rows, k.ld, nk, D, w->kt, BK);
+    slc_block_transpose(v.rows, v.ld, nk, D, w->vt, BK);
     memset(w->dk, 0, (size_t)nk * SLC_CPU_HEAD * sizeof(float));
     memset(w->dv, 0, (size_t)nk * SLC_CPU_HEAD * sizeof(float));
     for (int64_t h = g * group; h < (g + 1) * group; h++)
         for (int64_t t = u0; t < last; t += BQ)
-            backward_pair(q, a, w, kb, vb, from, t, slc_min(BQ, last - t), u0, nk, h,
-                          dq);
+            backward_pair(a, w, k, from, t, slc_min(BQ, last - t), u0, nk, h, dq);
     put_keys(a->dk, a->dtype, w->dk, u0, nk, a->NK, g, D);
     put_keys(a->dv, a->dtype, w->dv, u0, nk, a->NK, g, D);
 }
@@ -144,7 +142,7 @@ void SLC_CPU(attention_backward)(struct slc_queue *q,
                 continue;
             queries(a, from, to, g, dq, true);
             for (int64_t u = from; u < to; u += BK)
-                backward_keys(q, a, &w, from, to, u, slc_min(BK, to - u), g, dq);
+                backward_keys(a, &w, from, to, u, slc_min(BK, to - u), g, dq);
             queries(a, from, to, g, dq, false);
         }
 }
