@@ -13,9 +13,9 @@ static void expert_tiles(struct slc_queue *q, const struct slc_matmul_args *a,
     const int64_t threads = omp_get_num_threads(), mine = omp_get_thread_num();
 
     for (int64_t m = 0; m < a->M; m += TILE)
-        for (int64_t n = 0; n < a->N; n += TILE)
+        for (int64_t n = 0; n < a->N; n += 2 * TILE)
             if ((*turn)++ % threads == mine)
-                slc_cpu_tile(q, a, m, n, TILE, TILE);
+                slc_cpu_tile(q, a, m, n, TILE, 2 * TILE);
 }
 
 void SLC_CPU(grouped_matmul)(struct slc_queue *q,
