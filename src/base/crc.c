@@ -32,8 +32,8 @@ static uint32_t multiply(uint32_t a, uint32_t b)
     return product;
 }
 
-/* Appending len_b bytes multiplies the first CRC by x^(8 len_b); the inversions before and
- * after cancel out, because both CRCs carry them. */
+/* Appending len_b bytes multiplies the first CRC by x^(8 len_b); the inversions before
+ * and after cancel out, because both CRCs carry them. */
 uint32_t slc_crc32c_combine(uint32_t a, uint32_t b, uint64_t len_b)
 {
     uint32_t power = 1u << 31;  /* x^0 */

@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "comm/group.h"
-#include "train/agree.h"
+#include "store/agree.h"
 
 #define PAGE 4096
 #define ROUNDS 64 /* pages a rank writes, interleaved with the other ranks' */

@@ -5,12 +5,13 @@
 #include "model/param.h"
 
 /*
- * Hugging Face folders (config.json + safetensors), in and out, one parameter piece at a
- * time, so memory does not grow with the model.
+ * Hugging Face folders (config.json + safetensors), in and out, one parameter piece at
+ * a time, so memory does not grow with the model.
  */
 
-/* Fill this rank's weights from a folder: released (per-expert) and fused layouts. Every element
- * must be covered; tensors that belong to no parameter are named in one warning. */
+/* Fill this rank's weights from a folder: released (per-expert) and fused layouts.
+ * Every element must be covered; tensors that belong to no parameter are named in one
+ * warning. */
 int slc_hf_load(const char *dir, struct slc_params *ps, const struct slc_spec *s,
                 struct slc_queue *q, struct slc_err *e);
 

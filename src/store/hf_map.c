@@ -37,10 +37,11 @@ static int check_tensor(const struct slc_st *st, int i, const struct slc_hf_piec
                         slc_st_path(st, i), t->name, have, want);
     }
     if (!t->readable)
-        return slc_errf(e, SLC_EXIT_UNSUPPORTED,
-                        "not supported: tensor %s of %s has type %s; convert it to F32 or "
-                        "BF16",
-                        t->name, slc_st_path(st, i), t->type);
+        return slc_errf(
+            e, SLC_EXIT_UNSUPPORTED,
+            "not supported: tensor %s of %s has type %s; convert it to F32 or "
+            "BF16",
+            t->name, slc_st_path(st, i), t->type);
     return 0;
 }
 
@@ -58,7 +59,8 @@ static void check_cover(const struct slc_hf_param *of, const struct slc_param *p
 
     for (int i = 0; i < of->n; at += of->s[i++].count)
         if (of->s[i].offset != at)
-            SLC_BUG("pieces of %s leave element %lld uncovered", p->name, (long long)at);
+            SLC_BUG("pieces of %s leave element %lld uncovered", p->name,
+                    (long long)at);
     if (at != p->count)
         SLC_BUG("pieces of %s end at element %lld", p->name, (long long)at);
 }
@@ -76,8 +78,8 @@ static piece_f *choose_layout(const struct slc_st *st, const struct slc_spec *s,
     return s->family->piece;
 }
 
-static int map_param(struct slc_hf_map *m, int i, const char *dir, const struct slc_spec *s,
-                     bool *used, struct slc_err *e)
+static int map_param(struct slc_hf_map *m, int i, const char *dir,
+                     const struct slc_spec *s, bool *used, struct slc_err *e)
 {
     const struct slc_param *p = &m->ps->p[i];
     struct slc_hf_param *of = &m->of[i];
@@ -99,7 +101,8 @@ static int map_param(struct slc_hf_map *m, int i, const char *dir, const struct 
         if (check_tensor(m->st, t, &pc, e) < 0)
             return -1;
         used[t] = true;
-        of->s[of->n] = (struct slc_hf_source){pc.offset, slc_st_get(m->st, t)->count, t};
+        of->s[of->n] =
+            (struct slc_hf_source){pc.offset, slc_st_get(m->st, t)->count, t};
     }
     qsort(of->s, (size_t)of->n, sizeof(*of->s), by_offset);
     check_cover(of, p);
@@ -116,12 +119,13 @@ static void warn_unused(const struct slc_hf_map *m, const char *dir, const bool 
         if (used[i])
             continue;
         if (n++ < 3 && at < sizeof(names) - 1)
-            at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", n > 1 ? ", " : "",
-                                   slc_st_get(m->st, i)->name);
+            at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s",
+                                   n > 1 ? ", " : "", slc_st_get(m->st, i)->name);
     }
     if (n)
-        slc_warn("store", "%d tensors of %s belong to no parameter and are left out: %s%s",
-                 n, dir, names, n > 3 ? ", ..." : "");
+        slc_warn("store",
+                 "%d tensors of %s belong to no parameter and are left out: %s%s", n,
+                 dir, names, n > 3 ? ", ..." : "");
 }
 
 int slc_hf_map_open(struct slc_hf_map *m, const char *dir, const struct slc_spec *s,
@@ -177,8 +181,8 @@ static int source_of(const struct slc_hf_param *of, int64_t start)
     return lo;
 }
 
-int slc_hf_map_read(struct slc_hf_map *m, int i, int64_t start, int64_t count, float *out,
-                    struct slc_err *e)
+int slc_hf_map_read(struct slc_hf_map *m, int i, int64_t start, int64_t count,
+                    float *out, struct slc_err *e)
 {
     const struct slc_hf_param *of = &m->of[i];
 

@@ -21,16 +21,16 @@ struct slc_hf_map {
     struct slc_hf_param {
         struct slc_hf_source *s; /* ascending, contiguous, covers the parameter */
         int n;
-    } *of; /* [ps->n] */
+    } * of; /* [ps->n] */
 };
 
-/* ps: borrowed, the inventory is enough. Tensors that belong to no parameter are named in
- * one warning. */
+/* ps: borrowed, the inventory is enough. Tensors that belong to no parameter are named
+ * in one warning. */
 int slc_hf_map_open(struct slc_hf_map *m, const char *dir, const struct slc_spec *s,
                     const struct slc_params *ps, struct slc_err *e);
 void slc_hf_map_close(struct slc_hf_map *m);
 /* Elements [start, start+count) of the global array of parameter i, widened to fp32. */
-int slc_hf_map_read(struct slc_hf_map *m, int i, int64_t start, int64_t count, float *out,
-                    struct slc_err *e);
+int slc_hf_map_read(struct slc_hf_map *m, int i, int64_t start, int64_t count,
+                    float *out, struct slc_err *e);
 
 #endif

@@ -44,10 +44,10 @@ static const struct type {
     const char *name;
     int bits;
 } types[] = {
-    {"F32", 32},    {"BF16", 16},   {"F16", 16},     {"F64", 64},         {"I8", 8},
-    {"I16", 16},    {"I32", 32},    {"I64", 64},     {"U8", 8},           {"U16", 16},
-    {"U32", 32},    {"U64", 64},    {"BOOL", 8},     {"F8_E4M3", 8},      {"F8_E5M2", 8},
-    {"F8_E8M0", 8}, {"C64", 64},    {"F4", 4},       {"F6_E2M3", 6},      {"F6_E3M2", 6},
+    {"F32", 32},        {"BF16", 16},       {"F16", 16}, {"F64", 64},    {"I8", 8},
+    {"I16", 16},        {"I32", 32},        {"I64", 64}, {"U8", 8},      {"U16", 16},
+    {"U32", 32},        {"U64", 64},        {"BOOL", 8}, {"F8_E4M3", 8}, {"F8_E5M2", 8},
+    {"F8_E8M0", 8},     {"C64", 64},        {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6},
     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
 };
 
@@ -80,18 +80,19 @@ static int read_shape(struct entry *x, const json_t *shape, int bits, const char
         x->t.shape[i] = json_integer_value(v);
         if (__builtin_mul_overflow(x->t.count, x->t.shape[i], &x->t.count))
             return slc_errf(e, SLC_EXIT_INPUT,
-                            "%s: tensor %s: the product of its shape is too large", path,
-                            x->name);
+                            "%s: tensor %s: the product of its shape is too large",
+                            path, x->name);
     }
     if (__builtin_mul_overflow(x->t.count, (int64_t)bits, &total))
         return slc_errf(e, SLC_EXIT_INPUT,
                         "%s: tensor %s: the product of its shape is too large", path,
                         x->name);
     if (total % 8 != 0 || total / 8 != x->end - x->begin)
-        return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: tensor %s: its shape and type need %lld bits, data_offsets "
-                        "give %lld bytes",
-                        path, x->name, (long long)total, (long long)(x->end - x->begin));
+        return slc_errf(
+            e, SLC_EXIT_INPUT,
+            "%s: tensor %s: its shape and type need %lld bits, data_offsets "
+            "give %lld bytes",
+            path, x->name, (long long)total, (long long)(x->end - x->begin));
     return 0;
 }
 
@@ -103,10 +104,11 @@ static int read_offsets(struct entry *x, const json_t *pair, const char *path,
     if (!json_is_array(pair) || json_array_size(pair) != 2 || !json_is_integer(a) ||
         !json_is_integer(b) || json_integer_value(a) < 0 ||
         json_integer_value(b) < json_integer_value(a))
-        return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: tensor %s: data_offsets must be [begin, end] with 0 <= begin "
-                        "<= end",
-                        path, x->name);
+        return slc_errf(
+            e, SLC_EXIT_INPUT,
+            "%s: tensor %s: data_offsets must be [begin, end] with 0 <= begin "
+            "<= end",
+            path, x->name);
     x->begin = json_integer_value(a);
     x->end = json_integer_value(b);
     return 0;
@@ -129,23 +131,26 @@ static int read_tensor(struct entry *x, const char *name, const json_t *o,
     const struct type *known;
 
     if (!printable(name))
-        return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: a tensor name is empty, longer than 1024 bytes, or has control "
-                        "characters",
-                        path);
+        return slc_errf(
+            e, SLC_EXIT_INPUT,
+            "%s: a tensor name is empty, longer than 1024 bytes, or has control "
+            "characters",
+            path);
     x->name = strdup(name);
     if (!x->name)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s", path);
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s",
+                        path);
     x->t.name = x->name;
     if (!json_is_object(o) || json_object_size(o) != 3 || !type ||
         !json_object_get(o, "shape") || !json_object_get(o, "data_offsets"))
-        return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: tensor %s: must have dtype, shape and data_offsets, no more",
-                        path, name);
+        return slc_errf(
+            e, SLC_EXIT_INPUT,
+            "%s: tensor %s: must have dtype, shape and data_offsets, no more", path,
+            name);
     known = find_type(type);
     if (!known)
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s: unknown dtype \"%.32s\"", path,
-                        name, type);
+        return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s: unknown dtype \"%.32s\"",
+                        path, name, type);
     x->t.type = known->name;
     x->t.readable = known == &types[0] || known == &types[1];
     x->t.dtype = known == &types[1] ? SLC_BF16 : SLC_F32;
@@ -171,22 +176,24 @@ static int check_cover(struct entry *x, int n, const struct shard *f, struct slc
     qsort(x, (size_t)n, sizeof(*x), by_offset);
     for (int i = 0; i < n; i++) {
         if (x[i].begin < at)
-            return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s: its data overlaps tensor %s",
-                            f->path, x[i].name, x[i - 1].name);
+            return slc_errf(e, SLC_EXIT_INPUT,
+                            "%s: tensor %s: its data overlaps tensor %s", f->path,
+                            x[i].name, x[i - 1].name);
         if (x[i].begin > at)
             return slc_errf(e, SLC_EXIT_INPUT,
                             "%s: tensor %s: gap of %lld bytes before its data", f->path,
                             x[i].name, (long long)(x[i].begin - at));
         at = x[i].end;
         if (at > have)
-            return slc_errf(e, SLC_EXIT_INPUT,
-                            "%s: tensor %s: truncated: its data end at byte %lld, the file "
-                            "has %lld",
-                            f->path, x[i].name, (long long)at, (long long)have);
+            return slc_errf(
+                e, SLC_EXIT_INPUT,
+                "%s: tensor %s: truncated: its data end at byte %lld, the file "
+                "has %lld",
+                f->path, x[i].name, (long long)at, (long long)have);
     }
     if (at < have)
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: %lld bytes after the last tensor", f->path,
-                        (long long)(have - at));
+        return slc_errf(e, SLC_EXIT_INPUT, "%s: %lld bytes after the last tensor",
+                        f->path, (long long)(have - at));
     return 0;
 }
 
@@ -195,11 +202,13 @@ static int grow(struct slc_st *s, size_t more, const char *path, struct slc_err 
     size_t want = (size_t)s->n + more;
 
     if (want > TENSORS_MAX)
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: more than %u tensors", path, TENSORS_MAX);
+        return slc_errf(e, SLC_EXIT_INPUT, "%s: more than %u tensors", path,
+                        TENSORS_MAX);
     if (want > (size_t)s->capacity) {
         struct entry *x = realloc(s->entries, want * sizeof(*x));
         if (!x)
-            return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s", path);
+            return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s",
+                            path);
         memset(x + s->capacity, 0, (want - (size_t)s->capacity) * sizeof(*x));
         s->entries = x;
         s->capacity = (int)want;
@@ -214,9 +223,8 @@ static int check_metadata(const json_t *o, const char *path, struct slc_err *e)
 
     if (!json_is_object(o))
         return slc_errf(e, SLC_EXIT_INPUT, "%s: __metadata__ must be an object", path);
-    json_object_foreach((json_t *)o, key, v)
-        if (!json_is_string(v))
-            return slc_errf(e, SLC_EXIT_INPUT, "%s: __metadata__ must hold texts only", path);
+    json_object_foreach((json_t *)o, key, v) if (!json_is_string(v)) return slc_errf(
+        e, SLC_EXIT_INPUT, "%s: __metadata__ must hold texts only", path);
     return 0;
 }
 
@@ -229,10 +237,12 @@ static int read_entries(struct slc_st *s, int shard, const json_t *header,
     json_t *o;
 
     if (!json_is_object(header))
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: the header is not a JSON object", f->path);
+        return slc_errf(e, SLC_EXIT_INPUT, "%s: the header is not a JSON object",
+                        f->path);
     if (grow(s, json_object_size(header), f->path, e) < 0)
         return -1;
-    json_object_foreach((json_t *)header, name, o) {
+    json_object_foreach((json_t *)header, name, o)
+    {
         if (!strcmp(name, "__metadata__")) {
             if (check_metadata(o, f->path, e) < 0)
                 return -1;
@@ -254,21 +264,23 @@ static int read_header(struct slc_st *s, int shard, struct slc_err *e)
     int rc = -1;
 
     if (f->bytes < 8)
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: %lld bytes is too short for safetensors",
-                        f->path, (long long)f->bytes);
+        return slc_errf(e, SLC_EXIT_INPUT,
+                        "%s: %lld bytes is too short for safetensors", f->path,
+                        (long long)f->bytes);
     if (slc_pread_all(f->fd, b, 8, 0, f->path, e) < 0)
         return -1;
     for (int i = 7; i >= 0; i--)
         len = len << 8 | b[i];
     if (len > HEADER_MAX)
         return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: header too long: %llu bytes, at most %u are allowed", f->path,
-                        (unsigned long long)len, HEADER_MAX);
+                        "%s: header too long: %llu bytes, at most %u are allowed",
+                        f->path, (unsigned long long)len, HEADER_MAX);
     if ((int64_t)len > f->bytes - 8)
-        return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: header too long: %llu bytes, but the file is truncated or has "
-                        "only %lld after the length",
-                        f->path, (unsigned long long)len, (long long)(f->bytes - 8));
+        return slc_errf(
+            e, SLC_EXIT_INPUT,
+            "%s: header too long: %llu bytes, but the file is truncated or has "
+            "only %lld after the length",
+            f->path, (unsigned long long)len, (long long)(f->bytes - 8));
     f->data = 8 + (int64_t)len;
     char *text = malloc(len + 1);
     if (!text)
@@ -319,7 +331,8 @@ static int sort_names(struct slc_st *s, const char *path, struct slc_err *e)
 {
     s->by_name = malloc(((size_t)s->n + 1) * sizeof(int));
     if (!s->by_name)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s", path);
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s",
+                        path);
     for (int i = 0; i < s->n; i++)
         s->by_name[i] = i;
     qsort_r(s->by_name, (size_t)s->n, sizeof(int), by_name, s->entries);
@@ -328,7 +341,8 @@ static int sort_names(struct slc_st *s, const char *path, struct slc_err *e)
         const struct entry *b = &s->entries[s->by_name[i]];
         if (!strcmp(a->name, b->name))
             return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s is also in %s",
-                            s->shards[a->shard].path, a->name, s->shards[b->shard].path);
+                            s->shards[a->shard].path, a->name,
+                            s->shards[b->shard].path);
     }
     return 0;
 }
@@ -341,13 +355,15 @@ static int open_shards(struct slc_st *s, const char *dir, const json_t *map,
     const char *name;
     json_t *v;
 
-    json_object_foreach((json_t *)map, name, v) {
+    json_object_foreach((json_t *)map, name, v)
+    {
         const char *file = json_string_value(v);
         bool seen = false;
         if (!file || !*file || strchr(file, '/') || file[0] == '.' || !printable(file))
-            return slc_errf(e, SLC_EXIT_INPUT,
-                            "%s: tensor %s: its file must be a plain name in this folder",
-                            index, name);
+            return slc_errf(
+                e, SLC_EXIT_INPUT,
+                "%s: tensor %s: its file must be a plain name in this folder", index,
+                name);
         if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= PATH_MAX)
             return slc_errf(e, SLC_EXIT_INPUT, "path is too long: %s/%s", dir, file);
         for (int i = s->n_shards - 1; i >= 0 && !seen; i--)
@@ -364,20 +380,22 @@ static int check_index(const struct slc_st *s, const json_t *map, const char *in
     const char *name;
     json_t *v;
 
-    json_object_foreach((json_t *)map, name, v) {
+    json_object_foreach((json_t *)map, name, v)
+    {
         int i = slc_st_find(s, name);
         const char *file = json_string_value(v);
         const char *slash = i < 0 ? NULL : strrchr(slc_st_path(s, i), '/');
         if (i < 0 || strcmp(slash + 1, file))
-            return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s is not in %s as it says", index,
-                            name, file);
+            return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s is not in %s as it says",
+                            index, name, file);
     }
     if (json_object_size(map) == (size_t)s->n)
         return 0;
     for (int i = 0; i < s->n; i++)
         if (!json_object_get(map, s->entries[i].name))
-            return slc_errf(e, SLC_EXIT_INPUT, "%s: tensor %s of %s is not in the index",
-                            index, s->entries[i].name, slc_st_path(s, i));
+            return slc_errf(e, SLC_EXIT_INPUT,
+                            "%s: tensor %s of %s is not in the index", index,
+                            s->entries[i].name, slc_st_path(s, i));
     return 0;
 }
 
@@ -402,15 +420,16 @@ static int open_folder(struct slc_st *s, const char *dir, struct slc_err *e)
 {
     char path[PATH_MAX];
 
-    if (snprintf(path, sizeof(path), "%s/model.safetensors.index.json", dir) >= PATH_MAX)
+    if (snprintf(path, sizeof(path), "%s/model.safetensors.index.json", dir) >=
+        PATH_MAX)
         return slc_errf(e, SLC_EXIT_INPUT, "path is too long: %s", dir);
     if (access(path, F_OK) == 0)
         return open_index(s, dir, path, e);
     snprintf(path, sizeof(path), "%s/model.safetensors", dir);
     if (access(path, F_OK) < 0)
-        return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s has neither model.safetensors nor model.safetensors.index.json",
-                        dir);
+        return slc_errf(
+            e, SLC_EXIT_INPUT,
+            "%s has neither model.safetensors nor model.safetensors.index.json", dir);
     if (open_shard(s, path, e) < 0)
         return -1;
     return sort_names(s, path, e);
@@ -488,8 +507,9 @@ int slc_st_find(const struct slc_st *s, const char *name)
     return -1;
 }
 
-/* bf16 read into the upper half of out, then widened from the front: element i is written
- * at 4i..4i+3, and what is still to be read begins at 2 count + 2i + 2, never below. */
+/* bf16 read into the upper half of out, then widened from the front: element i is
+ * written at 4i..4i+3, and what is still to be read begins at 2 count + 2i + 2, never
+ * below. */
 static void widen(float *out, int64_t count)
 {
     const char *from = (const char *)out + 2 * count;
@@ -510,13 +530,15 @@ int slc_st_read_f32(struct slc_st *s, int i, int64_t start, int64_t count, float
     bool bf16 = x->t.dtype == SLC_BF16;
 
     if (!x->t.readable)
-        return slc_errf(e, SLC_EXIT_UNSUPPORTED,
-                        "not supported: tensor %s of %s has type %s; convert it to F32 or "
-                        "BF16",
-                        x->name, f->path, x->t.type);
+        return slc_errf(
+            e, SLC_EXIT_UNSUPPORTED,
+            "not supported: tensor %s of %s has type %s; convert it to F32 or "
+            "BF16",
+            x->name, f->path, x->t.type);
     SLC_ASSERT(start >= 0 && count >= 0 && start <= x->t.count - count);
-    if (slc_pread_all(f->fd, (char *)out + (bf16 ? 2 * count : 0), (size_t)(count * size),
-                      f->data + x->begin + start * size, f->path, e) < 0)
+    if (slc_pread_all(f->fd, (char *)out + (bf16 ? 2 * count : 0),
+                      (size_t)(count * size), f->data + x->begin + start * size,
+                      f->path, e) < 0)
         return -1;
     if (bf16)
         widen(out, count);

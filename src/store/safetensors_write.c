@@ -30,13 +30,14 @@ struct slc_st_writer {
     int n, capacity;
     int n_shards, shard; /* 0: not laid out yet; the shard being written, -1: none */
     int fd;
-    int64_t data;      /* where data starts in the open shard */
-    int current;       /* tensor being written, and its elements so far */
+    int64_t data; /* where data starts in the open shard */
+    int current;  /* tensor being written, and its elements so far */
     int64_t done;
     uint16_t convert[CONVERT];
 };
 
-struct slc_st_writer *slc_st_create(const char *dir, int64_t shard_bytes, struct slc_err *e)
+struct slc_st_writer *slc_st_create(const char *dir, int64_t shard_bytes,
+                                    struct slc_err *e)
 {
     struct slc_st_writer *w = calloc(1, sizeof(*w));
 
@@ -53,8 +54,8 @@ struct slc_st_writer *slc_st_create(const char *dir, int64_t shard_bytes, struct
     return w;
 }
 
-int slc_st_declare(struct slc_st_writer *w, const char *name, enum slc_dtype dtype, int ndim,
-                   const int64_t *shape, struct slc_err *e)
+int slc_st_declare(struct slc_st_writer *w, const char *name, enum slc_dtype dtype,
+                   int ndim, const int64_t *shape, struct slc_err *e)
 {
     SLC_ASSERT(w->n_shards == 0 && ndim >= 0 && ndim <= 8);
     SLC_ASSERT(dtype == SLC_F32 || dtype == SLC_BF16);
@@ -68,9 +69,11 @@ int slc_st_declare(struct slc_st_writer *w, const char *name, enum slc_dtype dty
         w->capacity = more;
     }
     struct declared *t = &w->t[w->n];
-    *t = (struct declared){.name = strdup(name), .dtype = dtype, .ndim = ndim, .count = 1};
+    *t = (struct declared){
+        .name = strdup(name), .dtype = dtype, .ndim = ndim, .count = 1};
     if (!t->name)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s", w->dir);
+        return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the tensor list of %s",
+                        w->dir);
     for (int i = 0; i < ndim; i++) {
         t->shape[i] = shape[i];
         t->count *= shape[i];
@@ -84,8 +87,8 @@ static int path_of(const struct slc_st_writer *w, int shard, const char *suffix,
 {
     int n = w->n_shards == 1
                 ? snprintf(path, PATH_MAX, "%s/model.safetensors%s", w->dir, suffix)
-                : snprintf(path, PATH_MAX, "%s/model-%05d-of-%05d.safetensors%s", w->dir,
-                           shard + 1, w->n_shards, suffix);
+                : snprintf(path, PATH_MAX, "%s/model-%05d-of-%05d.safetensors%s",
+                           w->dir, shard + 1, w->n_shards, suffix);
 
     if (n >= PATH_MAX)
         return slc_errf(e, SLC_EXIT_CONFIG, "path is too long: %s", w->dir);
@@ -117,9 +120,9 @@ static json_t *tensor_header(const struct declared *t)
 
     for (int i = 0; i < t->ndim; i++)
         json_array_append_new(shape, json_integer(t->shape[i]));
-    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", t->dtype == SLC_BF16 ? "BF16" : "F32",
-                     "shape", shape, "data_offsets", (json_int_t)t->begin,
-                     (json_int_t)t->end);
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype",
+                     t->dtype == SLC_BF16 ? "BF16" : "F32", "shape", shape,
+                     "data_offsets", (json_int_t)t->begin, (json_int_t)t->end);
 }
 
 /* The 8 length bytes and the JSON, padded with spaces so that data starts aligned. */
@@ -177,7 +180,8 @@ static int open_next_shard(struct slc_st_writer *w, struct slc_err *e)
         return -1;
     w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (w->fd < 0)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "cannot create %s: %s", path, strerror(errno));
+        return slc_errf(e, SLC_EXIT_SYSTEM, "cannot create %s: %s", path,
+                        strerror(errno));
     char *text = header_text(w, &len);
     if (!text)
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the header of %s", path);
@@ -263,7 +267,8 @@ static int write_index(const struct slc_st_writer *w, struct slc_err *e)
     char *text = json_dumps(o, JSON_INDENT(2));
     int rc = -1;
     json_decref(o);
-    if (snprintf(path, sizeof(path), "%s/model.safetensors.index.json", w->dir) >= PATH_MAX)
+    if (snprintf(path, sizeof(path), "%s/model.safetensors.index.json", w->dir) >=
+        PATH_MAX)
         slc_errf(e, SLC_EXIT_CONFIG, "path is too long: %s", w->dir);
     else if (!text)
         slc_errf(e, SLC_EXIT_SYSTEM, "no memory to write %s", path);

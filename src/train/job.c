@@ -9,7 +9,7 @@
 #include "base/fail.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "train/agree.h"
+#include "store/agree.h"
 
 static int check_layout(const struct slc_job *j, struct slc_err *e)
 {

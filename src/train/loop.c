@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
-#include "train/agree.h"
+#include "store/agree.h"
 #include "train/metrics.h"
 #include "train/signals.h"
 #include "train/step.h"

@@ -8,7 +8,7 @@
 #include "base/fail.h"
 #include "base/log.h"
 #include "store/hf.h"
-#include "train/agree.h"
+#include "store/agree.h"
 #include "train/job.h"
 
 static const char *const kinds[] = {"weights", "adamw.m", "adamw.v"};

@@ -38,8 +38,8 @@ static void load(struct fixture *f, const char *name, int ep, int index)
     cr_assert(f->b, "%s", e.text);
     f->q = slc_queue_create(f->b, &e);
     cr_assert_eq(slc_spec_load(&f->s, golden(name), &e), 0, "%s", e.text);
-    cr_assert_eq(slc_params_create(&f->ps, &f->s, ep, index, f->b, SLC_F32, false, &e), 0,
-                 "%s", e.text);
+    cr_assert_eq(slc_params_create(&f->ps, &f->s, ep, index, f->b, SLC_F32, false, &e),
+                 0, "%s", e.text);
     cr_assert_eq(slc_hf_load(golden(name), &f->ps, &f->s, f->q, &e), 0, "%s", e.text);
     f->st = slc_st_open(golden(name), &e);
     cr_assert(f->st, "%s", e.text);
@@ -58,8 +58,8 @@ static void unload(struct fixture *f)
 
 /* Elements [at, at+n) of parameter (role, layer), global, against [from, from+n) of the
  * tensor; only where this rank holds them. Returns how many were compared. */
-static int64_t same(struct fixture *f, enum slc_role role, int layer, int64_t at, int64_t n,
-                    const char *tensor, int64_t from)
+static int64_t same(struct fixture *f, enum slc_role role, int layer, int64_t at,
+                    int64_t n, const char *tensor, int64_t from)
 {
     struct slc_err e = SLC_ERR_INIT;
     const struct slc_param *p = &f->ps.p[slc_params_find(&f->ps, role, layer)];
@@ -73,8 +73,8 @@ static int64_t same(struct fixture *f, enum slc_role role, int layer, int64_t at
         int64_t mine = at + i - p->start;
         if (mine < 0 || mine >= p->local)
             continue;
-        cr_assert_eq(f->w[p->at + mine], want[i], "%s[%ld] of %s", p->name, (long)(at + i),
-                     tensor);
+        cr_assert_eq(f->w[p->at + mine], want[i], "%s[%ld] of %s", p->name,
+                     (long)(at + i), tensor);
         compared++;
     }
     free(want);
@@ -90,7 +90,8 @@ static int64_t check_layer(struct fixture *f, int l, bool fused)
     snprintf(name, sizeof(name), "model.layers.%d.self_attn.k_proj.weight", l);
     n += same(f, SLC_QKV, l, s->NQ * s->D * s->H, s->NK * s->D * s->H, name, 0);
     snprintf(name, sizeof(name), "model.layers.%d.self_attn.v_proj.weight", l);
-    n += same(f, SLC_QKV, l, (s->NQ + s->NK) * s->D * s->H, s->NK * s->D * s->H, name, 0);
+    n += same(f, SLC_QKV, l, (s->NQ + s->NK) * s->D * s->H, s->NK * s->D * s->H, name,
+              0);
     if (!s->moe[l]) {
         snprintf(name, sizeof(name), "model.layers.%d.mlp.up_proj.weight", l);
         return n + same(f, SLC_DENSE_UP, l, s->FD * s->H, s->FD * s->H, name, 0);
@@ -105,8 +106,9 @@ static int64_t check_layer(struct fixture *f, int l, bool fused)
         }
         const char *proj[] = {"gate", "up", "down"};
         for (int k = 0; k < 3; k++) {
-            snprintf(name, sizeof(name), "model.layers.%d.mlp.experts.%d.%s_proj.weight", l,
-                     (int)x, proj[k]);
+            snprintf(name, sizeof(name),
+                     "model.layers.%d.mlp.experts.%d.%s_proj.weight", l, (int)x,
+                     proj[k]);
             n += same(f, k < 2 ? SLC_EXPERT_UP : SLC_EXPERT_DOWN, l,
                       k < 2 ? (2 * x + k) * fh : x * fh, fh, name, 0);
         }
@@ -160,8 +162,8 @@ static void copy_golden(const char *name, char dir[64])
 
     strcpy(dir, "/tmp/slc-hf-XXXXXX");
     cr_assert(mkdtemp(dir));
-    snprintf(cmd, sizeof(cmd), "cp %s/config.json %s/model.safetensors %s", golden(name),
-             golden(name), dir);
+    snprintf(cmd, sizeof(cmd), "cp %s/config.json %s/model.safetensors %s",
+             golden(name), golden(name), dir);
     cr_assert_eq(system(cmd), 0);
 }
 
@@ -211,7 +213,8 @@ Test(hf, what_does_not_fit_is_named)
     patch(dir, "model.safetensors", "\"F32\"", "\"I32\"");
     expect_refused(dir, SLC_EXIT_UNSUPPORTED, "has type I32");
     patch(dir, "model.safetensors", "\"I32\"", "\"F32\"");
-    patch(dir, "config.json", "\"moe_intermediate_size\": 1", "\"moe_intermediate_size\": 2");
+    patch(dir, "config.json", "\"moe_intermediate_size\": 1",
+          "\"moe_intermediate_size\": 2");
     expect_refused(dir, SLC_EXIT_INPUT, "config.json asks for");
     snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
     cr_assert_eq(system(cmd), 0);

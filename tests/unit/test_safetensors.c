@@ -44,8 +44,10 @@ static void put_file(const char *name, const void *data, size_t len)
     cr_assert_eq(slc_file_replace(in_dir(name), data, len, &e), 0, "%s", e.text);
 }
 
-/* A file with this header text, len_field bytes announced (-1: its length), data zeros. */
-static void put_st(const char *name, const char *header, long long len_field, size_t data)
+/* A file with this header text, len_field bytes announced (-1: its length), data zeros.
+ */
+static void put_st(const char *name, const char *header, long long len_field,
+                   size_t data)
 {
     size_t n = strlen(header);
     unsigned char *b = calloc(1, 8 + n + data);
@@ -58,7 +60,8 @@ static void put_st(const char *name, const char *header, long long len_field, si
     free(b);
 }
 
-static void expect_refused(const char *path, const char *part1, const char *part2, int code)
+static void expect_refused(const char *path, const char *part1, const char *part2,
+                           int code)
 {
     struct slc_err e = SLC_ERR_INIT;
     struct slc_st *s = slc_st_open(path, &e);
@@ -66,8 +69,8 @@ static void expect_refused(const char *path, const char *part1, const char *part
     cr_expect_null(s, "%s must be refused (%s)", path, part1);
     slc_st_close(s);
     cr_expect_eq(e.code, code, "code %d of: %s", e.code, e.text);
-    cr_expect(strstr(e.text, part1) && strstr(e.text, part2), "%s: \"%s\" and \"%s\"?", e.text,
-              part1, part2);
+    cr_expect(strstr(e.text, part1) && strstr(e.text, part2), "%s: \"%s\" and \"%s\"?",
+              e.text, part1, part2);
     cr_expect_null(strchr(e.text, '\n'), "one line: %s", e.text);
 }
 
@@ -122,8 +125,8 @@ static void check_model(const char *path, int n, enum slc_dtype dtype)
         int i = slc_st_find(s, name);
         cr_assert(i >= 0);
         const struct slc_st_tensor *x = slc_st_get(s, i);
-        cr_assert(x->readable && x->dtype == dtype && x->ndim == 2 && x->shape[0] == t + 1 &&
-                  x->shape[1] == 5 && x->count == 5 * (t + 1));
+        cr_assert(x->readable && x->dtype == dtype && x->ndim == 2 &&
+                  x->shape[0] == t + 1 && x->shape[1] == 5 && x->count == 5 * (t + 1));
         /* the whole, then a part */
         for (int64_t start = 0; start < 5; start += 3) {
             int64_t count = x->count - start;
@@ -132,7 +135,8 @@ static void check_model(const char *path, int n, enum slc_dtype dtype)
                 float want = value(t, start + k);
                 if (dtype == SLC_BF16)
                     want = slc_bf16_to_f32(slc_f32_to_bf16(want));
-                cr_assert_eq(out[k], want, "tensor %d element %ld", t, (long)(start + k));
+                cr_assert_eq(out[k], want, "tensor %d element %ld", t,
+                             (long)(start + k));
             }
         }
     }
@@ -216,7 +220,8 @@ Test(safetensors, other_types_are_listed_but_not_read)
     float x[2];
 
     put_st("model.safetensors",
-           "{\"h\":" T("F16", "[2]", 0, 4) ",\"i\":" T("I64", "[1]", 4, 12) "}", -1, 12);
+           "{\"h\":" T("F16", "[2]", 0, 4) ",\"i\":" T("I64", "[1]", 4, 12) "}", -1,
+           12);
     struct slc_st *s = slc_st_open(dir, &e);
     cr_assert(s, "%s", e.text);
     int i = slc_st_find(s, "h");
@@ -254,14 +259,15 @@ Test(safetensors, malformed_headers)
         {"{\"a\":" T("F32", "[1,1,1,1,1,1,1,1,1]", 0, 4) "}", -1, 4, "tensor a: shape"},
         {"{\"a\":" T("F32", "[4294967296,4294967296]", 0, 4) "}", -1, 4, "product"},
         {"{\"a\":" T("F32", "[2305843009213693952]", 0, 4) "}", -1, 4, "product"},
-        {"{\"a\":" T("F32", "[99999999999999999999]", 0, 4) "}", -1, 4, "too big integer"},
+        {"{\"a\":" T("F32", "[99999999999999999999]", 0, 4) "}", -1, 4,
+         "too big integer"},
         {"{\"a\":" T("F32", "[1]", 4, 0) "}", -1, 4, "tensor a: data_offsets"},
         {"{\"a\":" T("F32", "[1]", -4, 0) "}", -1, 4, "tensor a: data_offsets"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", -1, 4,
          "tensor a: data_offsets"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", -1, 4, "tensor a: must have"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", -1, 4,
-         "tensor a: must have"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", -1,
+         4, "tensor a: must have"},
         {"{\"a\":3}", -1, 4, "tensor a: must have"},
         {"{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 2, 6) "}", -1, 6,
          "tensor b: its data overlaps tensor a"},
@@ -317,7 +323,8 @@ Test(safetensors, malformed_indexes)
            "{\"a\":" T("F32", "[1]", 0, 4) ",\"d\":" T("F32", "[1]", 4, 8) "}", -1, 8);
     expect_refused(dir, "neither model.safetensors nor", dir, SLC_EXIT_INPUT);
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-        put_file("model.safetensors.index.json", cases[i].index, strlen(cases[i].index));
+        put_file("model.safetensors.index.json", cases[i].index,
+                 strlen(cases[i].index));
         expect_refused(dir, cases[i].say, dir, SLC_EXIT_INPUT);
     }
 }
@@ -332,7 +339,8 @@ Test(safetensors, damaged_headers_never_crash)
     int refused = 0;
 
     write_model(1 << 20, 4, SLC_F32);
-    cr_assert_eq(slc_file_read(in_dir("model.safetensors"), 1 << 20, &good, &len, &e), 0);
+    cr_assert_eq(slc_file_read(in_dir("model.safetensors"), 1 << 20, &good, &len, &e),
+                 0);
     bad = malloc(len);
     for (uint64_t i = 0; i < 600; i++) {
         memcpy(bad, good, len);
@@ -366,7 +374,8 @@ Test(safetensors, published_folders_open)
     static const char *const names[] = {"mixtral-e3k1", "mixtral-e10k8-window"};
 
     for (size_t i = 0; i < 2; i++) {
-        snprintf(path, sizeof(path), "%s/tests/data/golden/%s", top ? top : "..", names[i]);
+        snprintf(path, sizeof(path), "%s/tests/data/golden/%s", top ? top : "..",
+                 names[i]);
         struct slc_st *s = slc_st_open(path, &e);
         cr_assert(s, "%s", e.text);
         int t = slc_st_find(s, "model.embed_tokens.weight");
