@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLC_KERNELS_CUDA_CUDA_H
+#define SLC_KERNELS_CUDA_CUDA_H
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "backend/backend.h"
+#include "backend/ops.h"
+#include "base/err.h"
+
+/*
+ * What the files of the CUDA module share. A queue is a stream with a scratch buffer for
+ * the partial sums of its ops and a workspace for the libraries: both belong to the ops
+ * that run in that queue, one after another, so no two ops ever share them.
+ */
+
+#define SLC_CUDA_ROW_ALIGN 128           /* expert segments start at multiples of this */
+#define SLC_CUDA_BLAS_BYTES (32u << 20)  /* workspace of cuBLASLt, each queue */
+#define SLC_CUDA_STAGE_SLOTS 4           /* pinned staging of uploads, each queue */
+#define SLC_CUDA_STAGE_BYTES (1u << 20)
+
+struct slc_cuda_plans;
+struct slc_cuda_attention;
+
+struct slc_cuda {
+    struct slc_backend base;
+    struct cudaDeviceProp prop;
+    int device, sms;
+    size_t smem_max; /* most dynamic shared memory of a block */
+    cublasLtHandle_t lt;
+    struct slc_cuda_plans *plans; /* dense products seen so far */
+    size_t scratch_need;          /* what prepare() asked for, bytes of each queue */
+    struct slc_cuda_queue *queues;
+    uint64_t allocations; /* device allocations so far, by callers and by ops */
+};
+
+struct slc_cuda_queue {
+    struct slc_queue base;
+    struct slc_cuda *cuda;
+    cudaStream_t stream;
+    void *scratch, *blas;
+    size_t scratch_size;
+    char *stage; /* pinned, SLC_CUDA_STAGE_SLOTS x SLC_CUDA_STAGE_BYTES */
+    cudaEvent_t staged[SLC_CUDA_STAGE_SLOTS];
+    int next_slot;
+    struct slc_cuda_queue *next;
+};
+
+static inline struct slc_cuda_queue *slc_cuda_queue_of(struct slc_queue *q)
+{
+    return (struct slc_cuda_queue *)q;
+}
+
+/* Fill e from a CUDA error; returns -1 (0 for cudaSuccess). */
+int slc_cuda_error(struct slc_err *e, cudaError_t err, const char *what);
+/* Make an error sticky in the queue; the first one stays. */
+void slc_cuda_fail(struct slc_queue *q, cudaError_t err, const char *what);
+void slc_cuda_fail_text(struct slc_queue *q, int code, const char *text);
+/* After a kernel launch: 0, or -1 and the queue has failed. */
+int slc_cuda_launched(struct slc_queue *q, const char *what);
+
+/*
+ * At least `bytes` of scratch, valid until the next call on the same queue. Grows (one
+ * device allocation) if prepare() did not ask for so much. NULL: the queue has failed.
+ */
+void *slc_cuda_scratch(struct slc_queue *q, size_t bytes);
+/* Bytes of scratch that an op with these arguments takes; args is its struct. */
+size_t slc_cuda_scratch_of(struct slc_cuda *c, enum slc_op op, const void *args);
+
+/* Allow a kernel this much dynamic shared memory; fails the queue if the card has less. */
+int slc_cuda_allow_smem(struct slc_queue *q, const void *kernel, size_t bytes,
+                        const char *what);
+
+/* Dense products (matmul.c). */
+struct slc_cuda_plans *slc_cuda_plans_create(void);
+void slc_cuda_plans_destroy(struct slc_cuda_plans *p);
+int slc_cuda_matmul_prepare(struct slc_cuda *c, const struct slc_matmul_args *a,
+                            struct slc_err *e);
+/* Plain tiled product of any strides (matmul_plain.cu): where cuBLASLt has no kernel. */
+void slc_cuda_matmul_plain(struct slc_queue *q, const struct slc_matmul_args *a);
+
+/* Grouped products on Hopper's own instructions (grouped_sm90.cu): 1 when taken, 0 when
+ * the shape, dtype or card is not theirs. */
+int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_args *a);
+int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args *a);
+
+size_t slc_cuda_embedding_scratch(struct slc_cuda *c,
+                                  const struct slc_embedding_backward_args *a);
+
+#define SLC_CUDA_DECLARE(op)                                                           \
+    void slc_cuda_##op(struct slc_queue *q, const struct slc_##op##_args *a);
+SLC_OPS(SLC_CUDA_DECLARE)
+#undef SLC_CUDA_DECLARE
+
+static inline int64_t slc_ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+static inline int64_t slc_least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t slc_most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
