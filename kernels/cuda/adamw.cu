@@ -6,7 +6,7 @@
 #define THREADS 256
 
 struct adamw_scalars {
-    float keep, b1, b2, step, root, eps, grad_scale;
+    float keep, new_m, old_v, new_v, step, root, eps, grad_scale;
 };
 
 __device__ __forceinline__ void adamw_one(float &p, float &m, float &v, float g,
@@ -14,8 +14,8 @@ __device__ __forceinline__ void adamw_one(float &p, float &m, float &v, float g,
 {
     g *= s.grad_scale;
     p *= s.keep;
-    m += s.b1 * (g - m);
-    v = s.b2 * v + (1.0f - s.b2) * g * g;
+    m += s.new_m * (g - m);
+    v = s.old_v * v + s.new_v * g * g;
     p -= s.step * m / (sqrtf(v) / s.root + s.eps);
 }
 
@@ -50,10 +50,11 @@ __global__ void adamw_kernel(float *p, float *m, float *v, const float *g, bf16 
 
 void slc_cuda_adamw(struct slc_queue *q, const struct slc_adamw_args *a)
 {
+    /* 1 - beta is taken in double: in fp32 it would be 1e-5 off. */
     const adamw_scalars s = {
-        (float)(1 - (double)a->lr * a->wd), (float)(1 - (double)a->beta1), a->beta2,
-        (float)(a->lr / a->bc1),            (float)sqrt(a->bc2),           a->eps,
-        a->grad_scale,
+        (float)(1 - a->lr * a->wd), (float)(1 - a->beta1), (float)a->beta2,
+        (float)(1 - a->beta2),      (float)(a->lr / a->bc1), (float)sqrt(a->bc2),
+        (float)a->eps,              a->grad_scale,
     };
     const bool wide = slc_aligned(a->p, 16) && slc_aligned(a->m, 16) &&
                       slc_aligned(a->v, 16) && slc_aligned(a->g, 16) &&

@@ -37,6 +37,30 @@ static void cast(struct slc_queue *q, const struct slc_cast_args *a)
     slc_cuda_launched(q, "cast");
 }
 
+/* To or from fp64 (few values: sums, norms), one a thread. */
+__global__ void cast_f64_kernel(slc_cast_args a)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+
+    if (i >= a.n)
+        return;
+    const double x = a.src_dtype == SLC_F64   ? ((const double *)a.src)[i]
+                     : a.src_dtype == SLC_F32 ? ((const float *)a.src)[i]
+                                              : slc_f(((const bf16 *)a.src)[i]);
+    if (a.dst_dtype == SLC_F64)
+        ((double *)a.dst)[i] = x;
+    else if (a.dst_dtype == SLC_F32)
+        ((float *)a.dst)[i] = (float)x;
+    else
+        ((bf16 *)a.dst)[i] = slc_t<bf16>((float)x);
+}
+
+static void cast_f64(struct slc_queue *q, const struct slc_cast_args *a)
+{
+    cast_f64_kernel<<<blocks_for(a->n, 1), THREADS, 0, SLC_STREAM(q)>>>(*a);
+    slc_cuda_launched(q, "cast");
+}
+
 template <class T, int V>
 __global__ void add_kernel(T *y, const T *a, const T *b, int64_t n)
 {
@@ -77,7 +101,9 @@ void slc_cuda_cast(struct slc_queue *q, const struct slc_cast_args *a)
 {
     if (a->n <= 0)
         return;
-    if (a->dst_dtype == SLC_F32 && a->src_dtype == SLC_F32)
+    if (a->dst_dtype == SLC_F64 || a->src_dtype == SLC_F64)
+        cast_f64(q, a);
+    else if (a->dst_dtype == SLC_F32 && a->src_dtype == SLC_F32)
         cast<float, float>(q, a);
     else if (a->dst_dtype == SLC_F32)
         cast<float, bf16>(q, a);

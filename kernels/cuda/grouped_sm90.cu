@@ -35,7 +35,6 @@ enum out { OUT_BF16, OUT_F32, OUT_F32_ADD };
 
 struct group_args {
     const int32_t *off;
-    float *dw;   /* OUT_F32*: [El, M, N] */
     int El, M, N; /* of the result; M of the whole row buffer in forward and dgrad */
     int K;       /* contraction of forward and dgrad */
 };
@@ -196,34 +195,37 @@ __device__ __forceinline__ void store_bf16(const float (&d)[128], const CUtensor
     }
 }
 
+/* The same in fp32, in eight blocks of 32 columns. */
 template <bool ADD>
-__device__ __forceinline__ void store_f32(const float (&d)[128], const group_args &g,
-                                          int e, int m0, int n0)
+__device__ __forceinline__ void store_f32(const float (&d)[128], const CUtensorMap *mc,
+                                          uint32_t buffer, int group, int x0, int y, int z)
 {
     const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+    const int row = warp * 16 + lane / 4, half = lane % 4 / 2, at = lane % 2 * 8;
 
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int m = m0 + warp * 16 + lane / 4 + half * 8;
-        float *row = g.dw + ((int64_t)e * g.M + m) * g.N;
+    for (int b = 0; b < 8; b++) {
+        const uint32_t out = buffer + b % 2 * OUT_BYTES;
 
-        if (m >= g.M)
-            continue;
+        if (thread == 0)
+            slc_tma_store_read<1>();
+        slc_group_sync(1 + group);
 #pragma unroll
-        for (int j = 0; j < 32; j++) {
-            const int n = n0 + j * 8 + lane % 4 * 2;
+        for (int j = 0; j < 4; j++) {
+            const float *v = &d[(b * 4 + j) * 4];
+            const uint32_t to = out + row * 128 + (((2 * j + half) ^ (row % 8)) * 16) + at;
 
-            if (n >= g.N)
-                continue;
-            float2 v = make_float2(d[j * 4 + half * 2], d[j * 4 + half * 2 + 1]);
-            if (ADD) {
-                const float2 old = *(const float2 *)(row + n);
-
-                v.x += old.x;
-                v.y += old.y;
-            }
-            *(float2 *)(row + n) = v;
+            slc_store_pair(to, v[0], v[1]);
+            slc_store_pair(to + 8 * 128, v[2], v[3]);
         }
+        slc_proxy_fence();
+        slc_group_sync(1 + group);
+        if (thread != 0)
+            continue;
+        if (ADD)
+            slc_tma_add(mc, out, x0 + b * 32, y, z);
+        else
+            slc_tma_store(mc, out, x0 + b * 32, y, z);
     }
 }
 
@@ -326,9 +328,10 @@ __global__ void __launch_bounds__(THREADS, 1)
                 store_bf16(d, &mc, buffer, group, t.b0, t.a0 + group * 64,
                            WGRAD ? t.e : 0);
             else if (OUT == OUT_F32 || t.steps > 0)
-                store_f32<OUT == OUT_F32_ADD>(d, g, t.e, t.a0 + group * 64, t.b0);
+                store_f32<OUT == OUT_F32_ADD>(d, &mc, buffer, group, t.b0,
+                                              t.a0 + group * 64, t.e);
         }
-        if (OUT == OUT_BF16 && threadIdx.x % 128 == 0)
+        if (threadIdx.x % 128 == 0)
             slc_tma_store_done();
         __syncwarp();
     }
@@ -357,17 +360,22 @@ static encode_f *encoder(void)
     return f;
 }
 
-/* Boxes of 64 x `rows` of a bf16 array [z, y, x]. */
+/* Boxes of 128 bytes x `rows` of an array [z, y, x]. */
 static bool map_of(CUtensorMap *map, const void *p, int64_t x, int64_t y, int64_t z,
-                   int rows)
+                   int rows, enum slc_dtype dtype)
 {
+    const cuuint64_t size = slc_dtype_size(dtype);
     const cuuint64_t dims[3] = {(cuuint64_t)x, (cuuint64_t)y, (cuuint64_t)z};
-    const cuuint64_t strides[2] = {(cuuint64_t)x * 2, (cuuint64_t)(x * y) * 2};
-    const cuuint32_t box[3] = {64, (cuuint32_t)rows, 1}, ones[3] = {1, 1, 1};
+    const cuuint64_t strides[2] = {(cuuint64_t)x * size, (cuuint64_t)(x * y) * size};
+    const cuuint32_t box[3] = {(cuuint32_t)(128 / size), (cuuint32_t)rows, 1};
+    const cuuint32_t ones[3] = {1, 1, 1};
     encode_f *f = encoder();
 
-    return f && f(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)p, dims, strides, box,
-                  ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+    return f && f(map,
+                  dtype == SLC_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                    : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                  3, (void *)p, dims, strides, box, ones,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -415,9 +423,10 @@ int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_a
         !slc_aligned(a->x, 16) || !slc_aligned(a->w, 16) || !slc_aligned(a->y, 16))
         return 0;
     const bool t = a->trans_w;
-    if (!map_of(&ma, a->x, a->Kd, a->rows_cap, 1, 64) ||
-        !map_of(&mb, a->w, t ? a->Kd : a->N, t ? a->N : a->Kd, a->El, t ? 128 : 64) ||
-        !map_of(&mc, a->y, a->N, a->rows_cap, 1, 64))
+    if (!map_of(&ma, a->x, a->Kd, a->rows_cap, 1, 64, SLC_BF16) ||
+        !map_of(&mb, a->w, t ? a->Kd : a->N, t ? a->N : a->Kd, a->El, t ? 128 : 64,
+                SLC_BF16) ||
+        !map_of(&mc, a->y, a->N, a->rows_cap, 1, 64, SLC_BF16))
         return 0;
     g.off = a->off;
     g.El = (int)a->El;
@@ -430,25 +439,23 @@ int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_a
 
 int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args *a)
 {
-    CUtensorMap ma, mb, mc = {};
+    CUtensorMap ma, mb, mc;
     group_args g = {};
 
     if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap) ||
         !slc_aligned(a->x, 16) || !slc_aligned(a->dy, 16) || !slc_aligned(a->dw, 16) ||
         (a->dw_dtype == SLC_BF16 && a->acc))
         return 0;
-    if (!map_of(&ma, a->dy, a->N, a->rows_cap, 1, 64) ||
-        !map_of(&mb, a->x, a->Kd, a->rows_cap, 1, 64))
+    if (!map_of(&ma, a->dy, a->N, a->rows_cap, 1, 64, SLC_BF16) ||
+        !map_of(&mb, a->x, a->Kd, a->rows_cap, 1, 64, SLC_BF16) ||
+        !map_of(&mc, a->dw, a->Kd, a->N, a->El, 64, a->dw_dtype))
         return 0;
     g.off = a->off;
-    g.dw = (float *)a->dw;
     g.El = (int)a->El;
     g.M = (int)a->N;
     g.N = (int)a->Kd;
     if (a->dw_dtype == SLC_F32)
         return a->acc ? launch<true, true, OUT_F32_ADD>(q, ma, mb, mc, g, "grouped_wgrad")
                       : launch<true, true, OUT_F32>(q, ma, mb, mc, g, "grouped_wgrad");
-    if (!map_of(&mc, a->dw, a->Kd, a->N, a->El, 64))
-        return 0;
     return launch<true, true, OUT_BF16>(q, ma, mb, mc, g, "grouped_wgrad");
 }

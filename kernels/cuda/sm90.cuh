@@ -27,13 +27,17 @@ __device__ __forceinline__ void slc_bar_expect(uint32_t bar, int bytes)
                  "r"(bytes)
                  : "memory");
 }
-/* Arrive at the barrier at the same place in block `cta` of the cluster. */
+/*
+ * Arrive at the barrier at the same place in block `cta` of the cluster. Without
+ * .release.cluster, which would cost a memory barrier of the whole card: what was read
+ * here were operands of finished products, nothing was written.
+ */
 __device__ __forceinline__ void slc_bar_arrive(uint32_t bar, int cta)
 {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
                  "mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
                  "}" ::"r"(bar),
                  "r"(cta)
                  : "memory");
@@ -43,7 +47,7 @@ __device__ __forceinline__ void slc_bar_wait(uint32_t bar, uint32_t parity)
     asm volatile("{\n"
                  ".reg .pred done;\n"
                  "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
                  "@done bra leave;\n"
                  "bra again;\n"
                  "leave:\n"
@@ -90,6 +94,17 @@ __device__ __forceinline__ void slc_tma_store(const CUtensorMap *map, uint32_t s
                                               int y, int z)
 {
     asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group "
+                 "[%0, {%2, %3, %4}], [%1];\n"
+                 "cp.async.bulk.commit_group;" ::"l"(map),
+                 "r"(src), "r"(x), "r"(y), "r"(z)
+                 : "memory");
+}
+/* The same for fp32, added to what is there. One addition an element, so the order of
+ * additions is not a question. */
+__device__ __forceinline__ void slc_tma_add(const CUtensorMap *map, uint32_t src, int x,
+                                            int y, int z)
+{
+    asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.bulk_group "
                  "[%0, {%2, %3, %4}], [%1];\n"
                  "cp.async.bulk.commit_group;" ::"l"(map),
                  "r"(src), "r"(x), "r"(y), "r"(z)
@@ -144,6 +159,11 @@ __device__ __forceinline__ void slc_stmatrix(uint32_t at, uint32_t a, uint32_t b
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::
                      "r"(at),
                  "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+__device__ __forceinline__ void slc_store_pair(uint32_t at, float a, float b)
+{
+    asm volatile("st.shared::cta.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(a), "f"(b)
                  : "memory");
 }
 

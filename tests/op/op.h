@@ -15,7 +15,8 @@
  * op_compare runs it on kernels/ref and on every other way to compute (each instruction
  * set of kernels/cpu that this machine has, 1 and 2 threads, the strict backend) and
  * compares: within the tolerance of each output with ref, bit for bit between two runs,
- * between 1 and 2 threads, and between ref and strict.
+ * between 1 and 2 threads, and between ref and strict. With SLC_OP_BACKEND=cuda in the
+ * environment that backend stands in for cpu: compared with ref, and with itself.
  */
 struct op_dev {
     struct slc_backend *b;
@@ -50,6 +51,8 @@ void op_compare(op_test *f, const void *param, const char *label);
 /* Run on one backend ("ref", "cpu") and return its outputs; free with op_out_free. */
 void op_run(const char *backend, op_test *f, const void *param, struct op_out *o);
 void op_out_free(struct op_out *o);
+/* Whether the backend under test has products in bf16 (kernels/cpu has none). */
+bool op_multiplies_bf16(void);
 
 /* Host arrays that live until the op_test that made them returns, or the process ends.
  * `key` names the array: the same key gives the same values. */

@@ -217,6 +217,25 @@ static const struct shape shapes[] = {
     {67, 16, 8, 1, 4, 1, 1, 1, true, SLC_F32},
 };
 
+static const struct shape low[] = {
+    {67, 16, 8, 4, 1, 4, 128, 2, false, SLC_BF16},
+    {300, 72, 8, 2, 2, 2, 128, 0, false, SLC_BF16},
+    {67, 9, 8, 3, 3, 3, 128, 2, true, SLC_BF16},
+    {700, 24, 6, 2, 4, 2, 128, 0, true, SLC_BF16},
+};
+
+Test(exchange, bf16_backends_agree)
+{
+    if (!op_multiplies_bf16())
+        cr_skip_test("kernels/cpu has no products in bf16");
+    for (size_t i = 0; i < sizeof(low) / sizeof(*low); i++) {
+        char label[64];
+
+        snprintf(label, sizeof(label), "bf16 shape %zu", i);
+        op_compare(run, &low[i], label);
+    }
+}
+
 static void check_definition(const struct shape *s, const struct op_out *o)
 {
     const int32_t *ids = ids_of(s);

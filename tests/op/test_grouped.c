@@ -56,6 +56,29 @@ Test(grouped, backends_agree)
     }
 }
 
+/* Segments as a GPU has them (multiples of 128): an odd and an even number of row tiles,
+ * empty experts, widths on both sides of a tile of 256 and of a step of 64. */
+static const struct shape low[] = {
+    {1, 8, 8, {0, 128}, false, SLC_BF16, SLC_BF16},
+    {4, 264, 200, {0, 128, 128, 512, 896}, false, SLC_BF16, SLC_BF16},
+    {4, 264, 200, {0, 128, 128, 512, 896}, true, SLC_BF16, SLC_F32},
+    {3, 136, 520, {0, 0, 384, 384}, false, SLC_BF16, SLC_F32},
+    {2, 600, 72, {0, 128, 256}, true, SLC_BF16, SLC_F32},
+    {2, 33, 70, {0, 128, 256}, true, SLC_BF16, SLC_F32},
+};
+
+Test(grouped, bf16_backends_agree)
+{
+    if (!op_multiplies_bf16())
+        cr_skip_test("kernels/cpu has no products in bf16");
+    for (size_t i = 0; i < sizeof(low) / sizeof(*low); i++) {
+        char label[64];
+
+        snprintf(label, sizeof(label), "bf16 shape %zu", i);
+        op_compare(run, &low[i], label);
+    }
+}
+
 struct ctx {
     const struct shape *s;
     const double *x, *w, *dy;

@@ -46,6 +46,27 @@ Test(matmul, backends_agree)
         }
 }
 
+Test(matmul, bf16_backends_agree)
+{
+    static const int64_t mnk[][3] = {
+        {1, 1, 1}, {3, 5, 17}, {67, 129, 300}, {256, 128, 64}, {130, 72, 520},
+    };
+
+    if (!op_multiplies_bf16())
+        cr_skip_test("kernels/cpu has no products in bf16");
+    for (int i = 0; i < 5; i++)
+        for (int k = 0; k < 32; k++) {
+            struct shape s = {mnk[i][0], mnk[i][1], mnk[i][2], k & 8 ? 3 : 0,
+                              k & 1,     k & 2,     k & 4,     SLC_BF16,
+                              k & 16 ? SLC_F32 : SLC_BF16};
+            char label[64];
+
+            snprintf(label, sizeof(label), "bf16 M %d N %d K %d case %d", (int)s.M,
+                     (int)s.N, (int)s.K, k);
+            op_compare(run, &s, label);
+        }
+}
+
 /* The rows of the header: y = x W^T, dx = dy W, dW += dy^T x as one layer, in double.
  */
 struct ctx {

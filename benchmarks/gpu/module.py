@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU module of Sluice called from Python on torch tensors, for side-by-side figures.
+
+Only benchmarks use this: the structures below follow src/backend/{backend,ops}.h.
+"""
+import ctypes as C
+import os
+import re
+
+OPS = None
+CALLS = ["destroy", "mem_alloc", "mem_free", "queue_create", "queue_destroy",
+         "queue_sync", "event_create", "event_destroy", "event_record", "queue_wait",
+         "event_test", "event_sync", "upload", "fetch", "prepare", "describe"]
+F32, BF16 = 0, 1
+
+
+class Err(C.Structure):
+    _fields_ = [("code", C.c_int), ("rank", C.c_int), ("line", C.c_int),
+                ("file", C.c_char_p), ("text", C.c_char * 512)]
+
+
+class Options(C.Structure):
+    _fields_ = [("threads", C.c_int), ("device", C.c_int)]
+
+
+class Queue(C.Structure):
+    _fields_ = [("b", C.c_void_p), ("error", Err), ("cuda", C.c_void_p),
+                ("stream", C.c_void_p)]
+
+
+class Backend:
+    """slc_backend_cuda_create, its ops by name: run("matmul", c=..., a=...)."""
+
+    def __init__(self, module, ops_h):
+        self.lib = C.CDLL(module)
+        self.structs = read_structs(ops_h)
+        create = self.lib.slc_backend_cuda_create
+        create.restype = C.c_void_p
+        e = Err()
+        self.b = create(C.c_int(1), C.byref(Options(0, 0)), C.byref(e))
+        if not self.b:
+            raise RuntimeError(e.text.decode())
+        table = (C.c_void_p * (1 + len(CALLS))).from_address(self.b)
+        self.calls = dict(zip(CALLS, table[1:]))
+        queue = C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_void_p)(self.calls["queue_create"])
+        self.q = queue(self.b, C.byref(e))
+        if not self.q:
+            raise RuntimeError(e.text.decode())
+        self.stream = Queue.from_address(self.q).stream
+
+    def run(self, op, **fields):
+        args = self.structs[op]()
+        for name, value in fields.items():
+            setattr(args, name, value.data_ptr() if hasattr(value, "data_ptr") else value)
+        getattr(self.lib, "slc_cuda_" + op)(C.c_void_p(self.q), C.byref(args))
+
+    def sync(self):
+        e = Err()
+        f = C.CFUNCTYPE(C.c_int, C.c_void_p, C.c_void_p)(self.calls["queue_sync"])
+        if f(self.q, C.byref(e)):
+            raise RuntimeError(e.text.decode())
+
+    def describe(self):
+        text = C.create_string_buffer(200)
+        C.CFUNCTYPE(None, C.c_void_p, C.c_char_p, C.c_size_t)(self.calls["describe"])(
+            self.b, text, 200)
+        return text.value.decode()
+
+
+def read_structs(path):
+    """struct slc_OP_args of ops.h as ctypes structures."""
+    kinds = {"int64_t": C.c_int64, "float": C.c_float, "double": C.c_double,
+             "bool": C.c_bool, "enum slc_dtype": C.c_int, "enum slc_qk_norm": C.c_int}
+    text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
+    out = {}
+    for op, body in re.findall(r"struct slc_(\w+)_args \{(.*?)\};", text, flags=re.S):
+        fields = []
+        for line in body.split(";"):
+            line = " ".join(line.replace("const ", "").split())
+            if not line:
+                continue
+            if "slc_rows src" in line and "*" not in line:
+                fields = None
+                break
+            kind = re.match(r"(enum \w+|struct \w+|\w+)", line).group(1)
+            for name in line[len(kind):].split(","):
+                pointer = "*" in name or kind in ("void", "struct slc_rows")
+                fields.append((name.replace("*", "").strip(),
+                               C.c_void_p if pointer else kinds[kind]))
+        if fields:
+            out[op] = type(op, (C.Structure,), {"_fields_": fields})
+    return out
+
+
+def open_backend():
+    here = os.path.dirname(os.path.abspath(__file__))
+    module = os.path.join(os.environ["SLUICE_MODULE_DIR"], "sluice-cuda.so")
+    ops_h = os.environ.get("SLUICE_OPS_H", os.path.join(here, "../../src/backend/ops.h"))
+    return Backend(module, ops_h)
