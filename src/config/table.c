@@ -120,6 +120,9 @@ const struct slc_option slc_option_table[] = {
            "Steps between two checkpoints. 0: only at the end and on signals."),
     NUMBER(checkpoint, keep, "2", 1, 1e6,
            "Checkpoints to keep; older ones are removed once a newer one is proven."),
+    WORD(checkpoint, from, "",
+           "Checkpoint folder (step-NNNNNNNN) of another run to go on from when this run's "
+           "folder has none: weights, optimizer and counters. Empty: none."),
 };
 
 enum { COUNT = sizeof(slc_option_table) / sizeof(slc_option_table[0]) };

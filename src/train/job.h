@@ -48,8 +48,8 @@ int slc_job_create(struct slc_job *j, const struct slc_options *o, struct slc_wo
                    struct slc_err *e);
 void slc_job_destroy(struct slc_job *j);
 
-/* Weights: the newest checkpoint of the run folder, else model.weights, else random. Sets
- * *resumed to the step of the checkpoint, -1 when it started anew. */
+/* Weights: the newest checkpoint of the run folder, else checkpoint.from, else model.weights,
+ * else random. Sets *resumed to the step of the run folder's checkpoint, -1 without one. */
 int slc_job_load(struct slc_job *j, int64_t *resumed, struct slc_err *e);
 
 /* Save a checkpoint of the state as it stands. Collective. */

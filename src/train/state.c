@@ -209,6 +209,8 @@ int slc_job_load(struct slc_job *j, int64_t *resumed, struct slc_err *e)
         *resumed = j->step;
         return 0;
     }
+    if (j->o->checkpoint.from[0])
+        return resume(j, j->o->checkpoint.from, e);
     if (j->o->model.weights[0])
         rc = slc_hf_load(j->o->model.weights, &j->params, &j->spec, j->queue, e);
     else

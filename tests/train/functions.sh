@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# For the .t scripts of this folder: a scratch folder with a corpus, ranks started without
+# Slurm, and TAP.
+top=${top_srcdir:-.} build=${top_builddir:-.}
+sluice=$(cd "$build" && pwd)/sluice
+launch=$(cd "$build" && pwd)/tests/launch/launch
+here=$(cd "$top/tests/train" && pwd)
+tmp=$(mktemp -d) || exit 99
+trap 'rm -rf "$tmp"' EXIT
+cd "$tmp" || exit 99
+"$sluice" data build --validation 0.1 --out corpus.h5 "$here/../../LICENSE" >log 2>&1 || {
+    cat log
+    echo "Bail out! no corpus"
+    exit 1
+}
+
+number=0
+# result NAME: reports the outcome of the command before it
+result() {
+    local rc=$?
+    number=$((number + 1))
+    if [ $rc -eq 0 ]; then
+        echo "ok $number - $1"
+    else
+        [ ! -s log ] || tail -n 15 log | sed 's/^/# /'
+        echo "not ok $number - $1"
+    fi
+}
+# train RANKS DIR [key=value ...]: a run of tests/train/run.yaml; output in ./log
+train() {
+    local n=$1 dir=$2
+    shift 2
+    set -- train "$here/run.yaml" model.config="$here/tiny.json" data.corpus="$tmp/corpus.h5" \
+        run.dir="$dir" "$@"
+    if [ "$n" -eq 1 ]; then
+        timeout 100 "$sluice" "$@" >log 2>&1
+    else
+        timeout 100 "$launch" -n "$n" "$sluice" "$@" >log 2>&1
+    fi
+}
+# losses DIR FROM: step, loss and gradient norm of every step after FROM, as printed
+losses() {
+    sed -n 's/^{"step": \([0-9]*\), .*"loss": \([^,]*\), "aux.*"grad_norm": \([^,]*\),.*/\1 \2 \3/p' \
+        "$1/metrics.jsonl" | awk -v from="$2" '$1 > from'
+}
+newest() { ls "$1/checkpoints" 2>/dev/null | grep '^step-[0-9]*$' | tail -n 1; }
+# tensors CHECKPOINT: name and CRC of every tensor
+tensors() { "$sluice" ckpt info "$1" 2>>log | awk '/^(weights|adamw)/ {print $1, $NF}'; }
+# close A B TOLERANCE: the two lists of losses agree to a relative tolerance
+close() {
+    paste "$1" "$2" | awk -v tol="$3" '
+        function rel(a, b) { d = a - b; if (d < 0) d = -d; return d / (b < 0 ? -b : b) }
+        NF != 6 || $1 != $4 || rel($2, $5) > tol { print "# differs: " $0; bad = 1 }
+        END { exit bad || NR == 0 }'
+}
