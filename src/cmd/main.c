@@ -5,6 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cmd/cmd.h"
+#include "cmd/waiting.h"
+#include "config/options.h"
+
 /* One subcommand. run gets argv from its own name on and returns the exit code. */
 struct command {
     const char *name;
@@ -17,15 +21,23 @@ static int cmd_version(int argc, char **argv)
     (void)argc;
     (void)argv;
     puts(PACKAGE_STRING);
-    return 0;
+    return SLC_EXIT_OK;
 }
 
 static int cmd_help(int argc, char **argv);
 
 static const struct command commands[] = {
+    {"train", "train a model as a run file says", slc_cmd_train},
+    {"config", "the resolved run file, or one value of it", slc_cmd_config},
+    {"data", "build a corpus file from text", slc_cmd_data},
+    {"score", "loss and log-probabilities of given text", slc_cmd_score},
+    {"generate", "continue a text", slc_cmd_generate},
+    {"tokenize", "token ids of a file", slc_cmd_tokenize},
+    {"doctor", "what this node offers and what will not work", slc_cmd_doctor},
     {"version", "print the version", cmd_version},
     {"help", "list the commands", cmd_help},
 };
+enum { COMMANDS = sizeof(commands) / sizeof(*commands) };
 
 static int cmd_help(int argc, char **argv)
 {
@@ -35,21 +47,39 @@ static int cmd_help(int argc, char **argv)
          "       sluice COMMAND --help\n\n"
          "Trains Mixture-of-Experts language models as Slurm jobs.\n\n"
          "commands:");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    for (int i = 0; i < COMMANDS; i++)
         printf("  %-10s %s\n", commands[i].name, commands[i].doc);
-    return 0;
+    return SLC_EXIT_OK;
+}
+
+static int unknown(const char *name)
+{
+    const char *known[COMMANDS];
+
+    for (int i = 0; i < COMMANDS; i++)
+        known[i] = commands[i].name;
+    const char *near = slc_nearest(name, known, COMMANDS);
+    if (near)
+        fprintf(stderr, "sluice: unknown command %s; did you mean %s?\n", name, near);
+    else
+        fprintf(stderr, "sluice: unknown command %s; sluice --help lists them\n", name);
+    return SLC_EXIT_CONFIG;
 }
 
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
+
     if (!strcmp(name, "--version"))
         name = "version";
     if (!strcmp(name, "--help") || !strcmp(name, "-h"))
         name = "help";
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (!strcmp(name, commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
-    fprintf(stderr, "sluice: unknown command %s; sluice --help lists them\n", name);
-    return 78;
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(name, commands[i].name) != 0)
+            continue;
+        if (commands[i].run == slc_cmd_train)
+            slc_wait_passively(argv);
+        return commands[i].run(argc - 1, argv + 1);
+    }
+    return unknown(name);
 }

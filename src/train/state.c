@@ -18,9 +18,9 @@ enum { KINDS = 3 };
 struct tensors {
     struct slc_job *j;
     struct slc_ckpt_tensor *t;
-    struct slc_ckpt_extent *extents; /* same order as the optimizer's */
-    const struct slc_optim_extent *own;
-    int *first;                      /* [n params + 1] into own */
+    struct slc_ckpt_extent *extents; /* this rank's, grouped by parameter */
+    int64_t *at;                     /* where each one's state begins */
+    int *first;                      /* [n params + 1] into extents and at */
     int n;
 };
 
@@ -28,7 +28,26 @@ static void tensors_release(struct tensors *x)
 {
     free(x->t);
     free(x->extents);
+    free(x->at);
     free(x->first);
+}
+
+/* The optimizer lists its extents by replica group; a checkpoint wants them by parameter. */
+static void group_extents(struct tensors *x, const struct slc_optim_extent *own, int n)
+{
+    int at = 0;
+
+    for (int i = 0; i < x->j->params.n; i++) {
+        x->first[i] = at;
+        for (int k = 0; k < n; k++) {
+            if (own[k].param != i)
+                continue;
+            x->extents[at] = (struct slc_ckpt_extent){own[k].start, own[k].count};
+            x->at[at++] = own[k].at;
+        }
+    }
+    x->first[x->j->params.n] = at;
+    SLC_ASSERT(at == n);
 }
 
 /* kinds_wanted: 1 (weights alone) or KINDS. */
@@ -36,26 +55,21 @@ static int tensors_init(struct tensors *x, struct slc_job *j, int kinds_wanted,
                         struct slc_err *e)
 {
     const struct slc_params *ps = &j->params;
-    int n_own, at = 0;
+    int n_own;
+    const struct slc_optim_extent *own = slc_optim_extents(j->optim, &n_own);
 
     memset(x, 0, sizeof(*x));
     x->j = j;
-    x->own = slc_optim_extents(j->optim, &n_own);
     x->n = ps->n * kinds_wanted;
     x->t = calloc((size_t)x->n, sizeof(*x->t));
     x->extents = calloc((size_t)n_own + 1, sizeof(*x->extents));
+    x->at = calloc((size_t)n_own + 1, sizeof(*x->at));
     x->first = calloc((size_t)ps->n + 1, sizeof(*x->first));
-    if (!x->t || !x->extents || !x->first) {
+    if (!x->t || !x->extents || !x->at || !x->first) {
         tensors_release(x);
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the list of %d tensors", x->n);
     }
-    for (int i = 0; i < ps->n; i++) {
-        x->first[i] = at;
-        for (; at < n_own && x->own[at].param == i; at++)
-            x->extents[at] = (struct slc_ckpt_extent){x->own[at].start, x->own[at].count};
-        x->first[i + 1] = at;
-    }
-    SLC_ASSERT(at == n_own);
+    group_extents(x, own, n_own);
     for (int i = 0; i < x->n; i++) {
         const struct slc_param *p = &ps->p[i % ps->n];
         struct slc_ckpt_tensor *t = &x->t[i];
@@ -80,9 +94,9 @@ static float *element(struct tensors *x, int i, int64_t start, int64_t count)
                                : slc_optim_v(o);
 
     for (int k = x->first[p]; k < x->first[p + 1]; k++) {
-        const struct slc_optim_extent *s = &x->own[k];
+        const struct slc_ckpt_extent *s = &x->extents[k];
         if (start >= s->start && start + count <= s->start + s->count)
-            return base + s->at + (start - s->start);
+            return base + x->at[k] + (start - s->start);
     }
     SLC_BUG("elements [%lld, +%lld) of tensor %d are not of this rank", (long long)start,
             (long long)count, i);
