@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prints sluice-run(5): the frame here, the keys from the option table. */
+/*
+ * Prints what is made of the option table: sluice-run(5), its frame being here, or, with
+ * an argument, lists for completion: `keys`, `choices` (a key and its values a line).
+ */
 #include "config.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "config/options.h"
 
@@ -48,10 +52,36 @@ static const char tail[] =
     ".SH SEE ALSO\n"
     ".BR sluice (1)\n";
 
-int main(void)
+static void print_keys(void)
 {
-    fputs(head, stdout);
-    slc_options_man(stdout);
-    fputs(tail, stdout);
+    for (int i = 0; i < slc_option_count; i++)
+        printf("%s.%s\n", slc_option_table[i].section, slc_option_table[i].key);
+}
+
+static void print_choices(void)
+{
+    for (int i = 0; i < slc_option_count; i++) {
+        const struct slc_option *o = &slc_option_table[i];
+        const char *words = o->type == SLC_OPT_BOOL ? "true|false" : o->choices;
+        if (!words)
+            continue;
+        printf("%s.%s ", o->section, o->key);
+        for (; *words; words++)
+            putchar(*words == '|' ? ' ' : *words);
+        putchar('\n');
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "keys")) {
+        print_keys();
+    } else if (argc > 1 && !strcmp(argv[1], "choices")) {
+        print_choices();
+    } else {
+        fputs(head, stdout);
+        slc_options_man(stdout);
+        fputs(tail, stdout);
+    }
     return fflush(stdout) != 0 || ferror(stdout);
 }

@@ -22,7 +22,8 @@ static void print_domain(FILE *out, const struct slc_option *opt)
     }
     fputs(slc_option_type_name(opt->type), out);
     if (opt->type == SLC_OPT_INT || opt->type == SLC_OPT_REAL)
-        fprintf(out, ", %.15g to %.15g", opt->min, opt->max);
+        fprintf(out, ", %.*g to %.*g", slc_option_digits(opt), opt->min,
+                slc_option_digits(opt), opt->max);
 }
 
 /* roff text: a minus is a minus, a backslash is one, a leading dot is no request. */

@@ -15,6 +15,11 @@ void slc_option_advice(const char *section, const char *key, char *text, size_t 
 
 /* "an integer" and so on, for messages and the man page. */
 const char *slc_option_type_name(enum slc_option_type type);
+/* Digits that show the bounds of a number as they stand in the table. */
+static inline int slc_option_digits(const struct slc_option *opt)
+{
+    return opt->type == SLC_OPT_INT ? 16 : 15;
+}
 
 /*
  * Set an option from text. quoted: the text stood in quotes, so it is a string and not

@@ -26,8 +26,9 @@ static int wrong_type(const struct slc_option *opt, const char *text, bool quote
 static int out_of_range(const struct slc_option *opt, const char *text, const char *where,
                         struct slc_err *e)
 {
-    return slc_errf(e, SLC_EXIT_CONFIG, "%s: %s.%s must be from %.15g to %.15g, not %.60s",
-                    where, opt->section, opt->key, opt->min, opt->max, text);
+    return slc_errf(e, SLC_EXIT_CONFIG, "%s: %s.%s must be from %.*g to %.*g, not %.60s",
+                    where, opt->section, opt->key, slc_option_digits(opt), opt->min,
+                    slc_option_digits(opt), opt->max, text);
 }
 
 /* Decimal digits only: no blanks, no hexadecimal, no names such as inf. */
