@@ -49,15 +49,6 @@ static int store_run(const struct slc_job *j, struct slc_err *e)
     return slc_file_replace(path, versions, strlen(versions), e);
 }
 
-/* A failure of the run before this one explains nothing any more. */
-static void forget_reason(const struct slc_job *j)
-{
-    char path[4096];
-
-    snprintf(path, sizeof(path), "%s/reason.json", j->o->run.dir);
-    remove(path);
-}
-
 static int run(struct slc_job *j, const struct slc_options *o, struct slc_world *w,
                bool check, struct slc_err *e)
 {
@@ -66,7 +57,6 @@ static int run(struct slc_job *j, const struct slc_options *o, struct slc_world 
     if (slc_job_create(j, o, w, e) < 0)
         return -1;
     if (j->rank == 0) {
-        forget_reason(j);
         print_start(j);
         slc_job_print_memory(j);
     }
@@ -82,30 +72,21 @@ static int run(struct slc_job *j, const struct slc_options *o, struct slc_world 
     return slc_loop_run(j, resumed, e);
 }
 
-/* One rank speaks: the one whose error it is. The others leave with the same code. */
-static int leave_failed(struct slc_world *w, struct slc_err *e)
+/* Tell all ranks, and whoever reads the log or reason.json; returns the code to leave with.
+ * An error all ranks agreed on has its owner's rank; another is this rank's own. */
+static int leave_failed(struct slc_world *w, const struct slc_err *e)
 {
-    const char *host = w ? slc_world_host(w, slc_world_rank(w)) : "";
-    int me = w ? slc_world_rank(w) : 0;
-
-    /* An error all ranks agreed on has its owner's rank; another is this rank's own. */
-    int owner = e->rank >= 0 ? e->rank : me;
-    if (slc_fail_raise(e->code, owner, host, slc_fail_phase(), e->text) && owner == me)
-        slc_error("train", "%s", e->text);
-    const struct slc_fail *f = slc_fail_get();
+    const char *me = getenv("PMIX_RANK"); /* before there is a world */
+    int own = w ? slc_world_rank(w) : me ? atoi(me) : 0;
+    int owner = e->rank >= 0 ? e->rank : own;
     struct slc_err we = SLC_ERR_INIT;
+
+    slc_fail_raise(e->code, owner, w ? slc_world_host(w, owner) : "", slc_fail_phase(),
+                   e->text);
+    slc_fail_print();
     if (slc_fail_write_reason(&we) < 0)
         slc_warn("train", "%s", we.text);
-    return f->code;
-}
-
-/* Before there is a world the launcher's variable tells who this is; all ranks refuse with
- * the same error, its owner says it. */
-static bool speaks_for(int owner)
-{
-    const char *me = getenv("PMIX_RANK");
-
-    return !me || owner < 0 || atoi(me) == owner;
+    return slc_fail_get()->code;
 }
 
 int slc_cmd_train(int argc, char **argv)
@@ -139,10 +120,9 @@ int slc_cmd_train(int argc, char **argv)
     struct slc_err we = SLC_ERR_INIT;
     struct slc_world *w = slc_world_create(&wo, &we);
     if (!w) {
-        if (speaks_for(we.rank))
-            slc_error("train", "%s", we.text);
+        rc = leave_failed(NULL, &we);
         slc_options_release(&o);
-        return we.code;
+        return rc;
     }
     slc_log_init(slc_world_rank(w), slc_world_size(w));
     rc = run(&job, &o, w, check, &e);

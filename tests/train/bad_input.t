@@ -16,15 +16,15 @@ refused() {
 
 sed 's/^optim:.*/optim: {lr: 0.1, schedul: constant}/' "$here/run.yaml" >typo.yaml
 "$sluice" train typo.yaml >log 2>&1
-refused 78 'typo.yaml:10:.*schedul.*schedule' "unknown key: file, line and nearest key"
+refused 78 'typo.yaml:9:.*schedul.*schedule' "unknown key: file, line and nearest key"
 "$launch" -n 4 "$sluice" train typo.yaml >log 2>&1
-refused 78 'typo.yaml:10:.*schedul.*schedule' "the same on four ranks is one line"
+refused 78 'typo.yaml:9:.*schedul.*schedule' "the same on four ranks is one line"
 train 1 r optim.lr=fast
 refused 78 'optim.lr' "wrong type"
 train 1 r train.stepz=3
 refused 78 'train.steps' "unknown key on the command line"
 "$sluice" train missing.yaml >log 2>&1
-refused 79 'missing.yaml' "missing run file"
+refused 78 'missing.yaml' "missing run file"
 train 1 r data.corpus=missing.h5 parallel.ep=1
 refused 79 'missing.h5' "missing corpus"
 train 1 r model.config=missing.json parallel.ep=1
