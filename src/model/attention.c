@@ -55,8 +55,8 @@ static void unrotate(struct slc_model *m, const struct slc_layer_params *p,
             .dk_weight = norm ? slc_param_grad(m->ps, p->k_norm) : NULL, .dq = m->dq,
             .dk = m->dk, .dv = m->dv, .qkv = s->qkv, .q_weight = qw, .k_weight = kw,
             .rstd = s->rstd_qk, .pos = m->pos, .inv_freq = m->inv_freq, .T = m->T,
-            .NQ = c->NQ, .NK = c->NK, .D = c->D, .eps = c->norm_eps, .clip = c->clip_qkv,
-            .norm = c->qk_norm, .dtype = m->o.dtype);
+            .NQ = c->NQ, .NK = c->NK, .D = c->D, .eps = c->norm_eps,
+            .clip = c->clip_qkv, .norm = c->qk_norm, .dtype = m->o.dtype);
     if (!norm)
         return;
     slc_param_release(m->ps, p->k_norm, m->q);
@@ -74,11 +74,11 @@ void slc_attention_backward(struct slc_model *m, int l, const void *x)
     slc_linear_backward(m, p->attn_out, m->d_o, m->dx, s->o, m->T, c->H, m->QD);
     slc_param_grad_ready(m->ps, p->attn_out, m->q);
     rotate(m, p, s);
-    SLC_RUN(m->q, attention_backward, .dq = m->dq, .dk = m->dk, .dv = m->dv, .d_o = m->d_o,
-            .q = m->q_, .k = m->k_, .v = m->v_, .o = s->o, .lse = s->lse, .seg = m->seg,
-            .T = m->T, .NQ = c->NQ, .NK = c->NK, .D = c->D, .n_seg = m->n_seg,
-            .max_len = m->o.S, .window = c->window, .scale = 1 / sqrtf((float)c->D),
-            .dtype = m->o.dtype);
+    SLC_RUN(m->q, attention_backward, .dq = m->dq, .dk = m->dk, .dv = m->dv,
+            .d_o = m->d_o, .q = m->q_, .k = m->k_, .v = m->v_, .o = s->o, .lse = s->lse,
+            .seg = m->seg, .T = m->T, .NQ = c->NQ, .NK = c->NK, .D = c->D,
+            .n_seg = m->n_seg, .max_len = m->o.S, .window = c->window,
+            .scale = 1 / sqrtf((float)c->D), .dtype = m->o.dtype);
     unrotate(m, p, s);
     slc_norm_forward(m, p->attn_norm, m->n, NULL, s->rstd1, x, NULL, m->T);
     slc_linear_backward(m, p->qkv, m->dn, m->dqkv, m->n, m->T, m->QKV, c->H);

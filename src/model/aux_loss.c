@@ -61,10 +61,10 @@ static double sequence(struct slc_model *m)
     double aux = 0;
 
     for (int64_t i = 0; i < m->n_moe; i++)
-        aux += slc_aux_sequence(m->spec->E, m->spec->K, m->n_pools,
-                                m->h_count + i * stats, m->h_prob + i * stats,
-                                m->o.aux_coef, m->w.sequences,
-                                m->h_prob_grad + i * stats);
+        aux +=
+            slc_aux_sequence(m->spec->E, m->spec->K, m->n_pools, m->h_count + i * stats,
+                             m->h_prob + i * stats, m->o.aux_coef, m->w.sequences,
+                             m->h_prob_grad + i * stats);
     slc_upload(m->q, m->prob_grad, m->h_prob_grad, (size_t)(m->n_moe * stats) * 4);
     return aux;
 }

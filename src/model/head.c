@@ -3,8 +3,8 @@
 #include "model/model_private.h"
 
 /*
- * One chunk of rows: logits, loss, and with `grad` the gradients by the hidden rows and by
- * the head's weights at once, so that no logits outlive their chunk.
+ * One chunk of rows: logits, loss, and with `grad` the gradients by the hidden rows and
+ * by the head's weights at once, so that no logits outlive their chunk.
  */
 static void chunk(struct slc_model *m, int64_t t, int64_t rows, bool grad)
 {
@@ -25,8 +25,8 @@ void slc_head_forward(struct slc_model *m, bool grad)
 {
     const double start = slc_now();
 
-    slc_norm_forward(m, m->final_norm, m->n, NULL, m->rstd_f, slc_model_x(m, m->spec->L),
-                     NULL, m->T);
+    slc_norm_forward(m, m->final_norm, m->n, NULL, m->rstd_f,
+                     slc_model_x(m, m->spec->L), NULL, m->T);
     for (int64_t t = 0; t < m->T; t += m->chunk)
         chunk(m, t, m->T - t < m->chunk ? m->T - t : m->chunk, grad);
     SLC_RUN(m->q, sum, .out = m->loss_sum, .x = m->token_loss, .n = m->T);

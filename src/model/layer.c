@@ -171,10 +171,11 @@ static int attention_backward(struct slc_model *m, int l, int slot, struct slc_e
 
 /* -- the order of stages ------------------------------------------------------ */
 
-static stage_f *const forward_stages[] = {attention_and_router, dispatch, experts, combine,
-                                          NULL};
-static stage_f *const backward_stages[] = {combine_backward, dispatch, experts_backward,
-                                           dispatch_backward, attention_backward, NULL};
+static stage_f *const forward_stages[] = {attention_and_router, dispatch, experts,
+                                          combine, NULL};
+static stage_f *const backward_stages[] = {combine_backward,   dispatch,
+                                           experts_backward,   dispatch_backward,
+                                           attention_backward, NULL};
 
 static int run(struct slc_model *m, stage_f *const *stages, int l, int slot,
                struct slc_err *e)

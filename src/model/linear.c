@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/model_private.h"
 
-void slc_linear_forward(struct slc_model *m, int i, void *y, const void *x, int64_t rows,
-                        int64_t N, int64_t K)
+void slc_linear_forward(struct slc_model *m, int i, void *y, const void *x,
+                        int64_t rows, int64_t N, int64_t K)
 {
     const void *w = slc_param_acquire(m->ps, i, m->q);
 
@@ -21,8 +21,8 @@ void slc_linear_backward(struct slc_model *m, int i, void *dx, const void *dy,
                 .dtype = m->o.dtype, .c_dtype = m->o.dtype);
         slc_param_release(m->ps, i, m->q);
     }
-    SLC_RUN(m->q, matmul, .c = slc_param_grad(m->ps, i), .a = dy, .b = x, .M = N, .N = K,
-            .K = rows, .trans_a = true, .acc = true, .dtype = m->o.dtype,
+    SLC_RUN(m->q, matmul, .c = slc_param_grad(m->ps, i), .a = dy, .b = x, .M = N,
+            .N = K, .K = rows, .trans_a = true, .acc = true, .dtype = m->o.dtype,
             .c_dtype = SLC_F32);
 }
 
@@ -52,8 +52,8 @@ void slc_norm_forward(struct slc_model *m, int i, void *y, void *sum, float *rst
     slc_param_release(m->ps, i, m->q);
 }
 
-void slc_norm_backward(struct slc_model *m, int i, void *dx, const void *dy, const void *x,
-                       const void *dres, const float *rstd)
+void slc_norm_backward(struct slc_model *m, int i, void *dx, const void *dy,
+                       const void *x, const void *dres, const float *rstd)
 {
     const void *w = slc_param_acquire(m->ps, i, m->q);
 

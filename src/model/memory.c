@@ -25,7 +25,8 @@ static int64_t rstd_width(const struct slc_spec *c)
 }
 
 /* One layer's, or with one struct for all layers, what any of them needs. */
-static void layout_saved(struct slc_model *m, struct slc_layer_saved *s, bool moe, bool dense)
+static void layout_saved(struct slc_model *m, struct slc_layer_saved *s, bool moe,
+                         bool dense)
 {
     const struct slc_spec *c = m->spec;
 
@@ -65,7 +66,8 @@ static void layout_statistics(struct slc_model *m)
     m->h_prob = words(&m->host, "router statistics", stats);
     m->h_z = words(&m->host, "router statistics", m->n_moe);
     m->h_pool_sum = slc_arena_take(&m->host, "router statistics", (size_t)(16 * c->E));
-    m->load = slc_arena_take(&m->host, "router statistics", (size_t)(8 * m->n_moe * c->E));
+    m->load =
+        slc_arena_take(&m->host, "router statistics", (size_t)(8 * m->n_moe * c->E));
     if (m->o.training && m->o.aux_scope != SLC_AUX_NONE) {
         const int64_t n = m->o.aux_scope == SLC_AUX_MICRO ? c->E : stats;
 
@@ -134,7 +136,8 @@ void slc_model_layout(struct slc_model *m)
     for (int i = 0; i < m->n_saved; i++) {
         const bool all = m->n_saved < L, moe = m->layers[i].moe >= 0;
 
-        layout_saved(m, &m->saved[i], all ? m->n_moe > 0 : moe, all ? m->n_moe < L : !moe);
+        layout_saved(m, &m->saved[i], all ? m->n_moe > 0 : moe,
+                     all ? m->n_moe < L : !moe);
     }
     m->rstd_f = words(&m->device, "kept: statistics", m->T);
     m->inv_freq = words(&m->device, "RoPE", m->spec->D / 2);

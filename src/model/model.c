@@ -77,8 +77,9 @@ static int allocate(struct slc_model *m, struct slc_err *e)
     const size_t device = slc_arena_size(&m->device), host = slc_arena_size(&m->host);
     m->device_base = slc_mem_alloc(m->b, device, SLC_MEM_DEVICE, e);
     if (!m->device_base)
-        return slc_err_prefix(e, "activations; lower train.micro_batch or data.sequence, "
-                                 "or set train.recompute");
+        return slc_err_prefix(e,
+                              "activations; lower train.micro_batch or data.sequence, "
+                              "or set train.recompute");
     m->host_base = slc_mem_alloc(m->b, host, SLC_MEM_HOST, e);
     if (!m->host_base)
         return -1;
@@ -139,10 +140,11 @@ static int check_options(const struct slc_model_options *o, const struct slc_par
                          struct slc_err *e)
 {
     if (o->rows < 1 || o->S < 1 || o->rows * o->S > INT32_MAX / 2)
-        return slc_errf(e, SLC_EXIT_CONFIG,
-                        "a micro-batch of %lld rows of %lld tokens: both must be at least "
-                        "1, and all tokens fewer than 2^30",
-                        (long long)o->rows, (long long)o->S);
+        return slc_errf(
+            e, SLC_EXIT_CONFIG,
+            "a micro-batch of %lld rows of %lld tokens: both must be at least "
+            "1, and all tokens fewer than 2^30",
+            (long long)o->rows, (long long)o->S);
     if (o->dtype != ps->dtype || (o->training && !ps->g))
         SLC_BUG("model and parameters were created for different runs");
     return 0;
@@ -162,18 +164,21 @@ static void set_sizes(struct slc_model *m)
     m->n_saved = o->training && !o->recompute ? (int)c->L : 1;
     m->pools = 1;
     if (slc_model_by_document(m))
-        m->pools = o->max_documents > 0 && o->max_documents < m->T ? o->max_documents : m->T;
+        m->pools =
+            o->max_documents > 0 && o->max_documents < m->T ? o->max_documents : m->T;
 }
 
 /* The memory table: our regions and those of the MoE block. */
 static void list_memory(struct slc_model *m)
 {
-    const struct slc_arena *parts[] = {&m->device, m->moe ? slc_moe_memory(m->moe) : NULL};
+    const struct slc_arena *parts[] = {&m->device,
+                                       m->moe ? slc_moe_memory(m->moe) : NULL};
 
     slc_arena_measure(&m->table);
     for (int i = 0; i < 2 && parts[i]; i++)
         for (int r = 0; r < parts[i]->n_regions; r++)
-            slc_arena_take(&m->table, parts[i]->regions[r].name, parts[i]->regions[r].bytes);
+            slc_arena_take(&m->table, parts[i]->regions[r].name,
+                           parts[i]->regions[r].bytes);
 }
 
 struct slc_model *slc_model_create(const struct slc_spec *s, struct slc_params *ps,

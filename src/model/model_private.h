@@ -6,8 +6,8 @@
 #include "moe/moe.h"
 
 /*
- * What the files of this folder share. Pointers are backend memory unless a comment says
- * host. `elem` is the bytes of one activation.
+ * What the files of this folder share. Pointers are backend memory unless a comment
+ * says host. `elem` is the bytes of one activation.
  *
  * The residual stream is x[0] (embedding), x[1], ... x[L] (input of the final norm):
  * layer l reads x[l] and writes x[l+1]. Without training only two of them exist and are
@@ -17,13 +17,13 @@
 /* Kept by one layer between forward and backward. With `recompute`, or without
  * training, one of these serves all layers. */
 struct slc_layer_saved {
-    void *x2;       /* [T,H] residual after attention: input of the MLP norm */
-    void *qkv;      /* [T,QKV] before norm and RoPE */
-    void *o;        /* [T,NQ*D] attention out */
-    void *h;        /* [T,2*FD] dense layers: before SwiGLU */
+    void *x2;             /* [T,H] residual after attention: input of the MLP norm */
+    void *qkv;            /* [T,QKV] before norm and RoPE */
+    void *o;              /* [T,NQ*D] attention out */
+    void *h;              /* [T,2*FD] dense layers: before SwiGLU */
     float *rstd1, *rstd2; /* [T] of the two norms */
-    float *rstd_qk; /* [T, NQ+NK] or [T,2] */
-    float *lse;     /* [T,NQ] */
+    float *rstd_qk;       /* [T, NQ+NK] or [T,2] */
+    float *lse;           /* [T,NQ] */
     struct slc_moe_saved moe; /* MoE layers */
 };
 
@@ -78,7 +78,8 @@ struct slc_model {
     float *token_loss; /* [T] */
     double *loss_sum;  /* [1] */
 
-    /* router ids and statistics of all MoE layers: [n_moe] of [T,K], [n_pools,E], [1] */
+    /* router ids and statistics of all MoE layers: [n_moe] of [T,K], [n_pools,E], [1]
+     */
     int32_t *route_ids, *count;
     float *prob, *z, *prob_grad;
     int32_t *h_count; /* host copies */
@@ -115,9 +116,10 @@ static inline void *slc_model_row(const struct slc_model *m, const void *p, int6
 void slc_model_layout(struct slc_model *m);
 
 /* linear.c: y [rows,N] = x [rows,K] W^T with W = parameter i; its gradients. */
-void slc_linear_forward(struct slc_model *m, int i, void *y, const void *x, int64_t rows,
-                        int64_t N, int64_t K);
-/* dx [rows,K] = dy W (dx NULL: not wanted), dW += dy^T x. Does not report grad_ready. */
+void slc_linear_forward(struct slc_model *m, int i, void *y, const void *x,
+                        int64_t rows, int64_t N, int64_t K);
+/* dx [rows,K] = dy W (dx NULL: not wanted), dW += dy^T x. Does not report grad_ready.
+ */
 void slc_linear_backward(struct slc_model *m, int i, void *dx, const void *dy,
                          const void *x, int64_t rows, int64_t N, int64_t K);
 int slc_linear_prepare(struct slc_model *m, int64_t rows, int64_t N, int64_t K,
@@ -126,8 +128,8 @@ int slc_linear_prepare(struct slc_model *m, int64_t rows, int64_t N, int64_t K,
 void slc_norm_forward(struct slc_model *m, int i, void *y, void *sum, float *rstd,
                       const void *x, const void *add, int64_t rows);
 /* dx = gradient by the norm's input + dres; reports grad_ready. */
-void slc_norm_backward(struct slc_model *m, int i, void *dx, const void *dy, const void *x,
-                       const void *dres, const float *rstd);
+void slc_norm_backward(struct slc_model *m, int i, void *dx, const void *dy,
+                       const void *x, const void *dres, const float *rstd);
 
 /* attention.c: x2 = x + attention(norm(x)), n = norm(x2). Backward: m->dx holds the
  * gradient by x2 and gets that by x. */
@@ -139,11 +141,11 @@ void slc_dense_forward(struct slc_model *m, int l, void *out);
 void slc_dense_backward(struct slc_model *m, int l);
 
 /*
- * layer.c: a decoder layer is four stages: attention and router, dispatch, experts, combine,
- * each for one slot of the exchange, so that a second half batch can compute while
- * the first one's rows travel. Here one batch runs them in turn.
- * Forward of layers [first, last) from x[first] to x[last]; backward from the gradient
- * by x[last] in m->dx to that by x[first].
+ * layer.c: a decoder layer is four stages: attention and router, dispatch, experts,
+ * combine, each for one slot of the exchange, so that a second half batch can compute
+ * while the first one's rows travel. Here one batch runs them in turn. Forward of
+ * layers [first, last) from x[first] to x[last]; backward from the gradient by x[last]
+ * in m->dx to that by x[first].
  */
 int slc_layers_forward(struct slc_model *m, int first, int last, struct slc_err *e);
 int slc_layers_backward(struct slc_model *m, int first, int last, struct slc_err *e);
@@ -156,7 +158,8 @@ void slc_head_backward(struct slc_model *m);
 /* aux_loss.c: auxiliary losses and loads after the layers' forward. */
 int slc_aux_finish(struct slc_model *m, bool grad, struct slc_model_result *out,
                    struct slc_err *e);
-/* Gradient of the auxiliary loss by one token's probabilities in MoE layer i, or NULL. */
+/* Gradient of the auxiliary loss by one token's probabilities in MoE layer i, or NULL.
+ */
 const float *slc_aux_grad(const struct slc_model *m, int i);
 
 #endif

@@ -152,9 +152,9 @@ int slc_params_list(struct slc_params *ps, const struct slc_spec *s, int ep, int
     return 0;
 }
 
-int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
-                      struct slc_backend *b, enum slc_dtype dtype, bool training,
-                      struct slc_err *e)
+int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep,
+                      int index, struct slc_backend *b, enum slc_dtype dtype,
+                      bool training, struct slc_err *e)
 {
     const size_t elem = slc_dtype_size(dtype);
 
@@ -228,11 +228,13 @@ static void draw(const struct slc_param *p, uint64_t seed, int64_t first, int64_
             normals(seed, name, (uint64_t)b, z);
         for (int64_t i = 4 * b; i < 4 * b + 4; i++)
             if (i >= first && i < first + n)
-                out[i - first] = p->init_std > 0 ? (float)p->init_std * z[i - 4 * b] : 1;
+                out[i - first] =
+                    p->init_std > 0 ? (float)p->init_std * z[i - 4 * b] : 1;
     }
 }
 
-/* Upload n values to elements at.. of w, in the weights' dtype; bf16 is made in place. */
+/* Upload n values to elements at.. of w, in the weights' dtype; bf16 is made in place.
+ */
 static void put(const struct slc_params *ps, char *w, int64_t at, float *x, int64_t n,
                 struct slc_queue *q)
 {

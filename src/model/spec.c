@@ -152,9 +152,9 @@ int slc_spec_parse(struct slc_spec *s, const char *text, const char *where,
 
 uint64_t slc_spec_digest(const struct slc_spec *s)
 {
-    const int64_t n[] = {s->L, s->H,  s->NQ,   s->NK,     s->D,            s->V,
-                         s->E, s->K,  s->F,    s->FD,     s->tied,         s->renorm,
-                         s->qk_norm, s->window, any_moe(s, true)};
+    const int64_t n[] = {s->L,    s->H,      s->NQ,      s->NK,     s->D,
+                         s->V,    s->E,      s->K,       s->F,      s->FD,
+                         s->tied, s->renorm, s->qk_norm, s->window, any_moe(s, true)};
     char text[1024 + SLC_MAX_LAYERS];
     size_t at = (size_t)snprintf(text, sizeof(text), "%s %.17g %.9g %.9g",
                                  s->family->model_type, s->rope_theta,

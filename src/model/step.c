@@ -10,12 +10,15 @@ static int check_batch(const struct slc_model *m, const struct slc_batch *b,
 {
     if (b->T != m->T || b->S != m->o.S)
         SLC_BUG("a batch of %" PRId64 " tokens in rows of %" PRId64 " for a model of "
-                "%" PRId64 " in rows of %" PRId64, b->T, b->S, m->T, m->o.S);
+                "%" PRId64 " in rows of %" PRId64,
+                b->T, b->S, m->T, m->o.S);
     if (b->n_seg < 1 || b->n_seg > m->T)
-        SLC_BUG("a batch of %" PRId64 " tokens with %" PRId64 " segments", b->T, b->n_seg);
+        SLC_BUG("a batch of %" PRId64 " tokens with %" PRId64 " segments", b->T,
+                b->n_seg);
     if (slc_model_by_document(m) && b->n_docs > m->pools)
         return slc_errf(e, SLC_EXIT_CONFIG,
-                        "sample %" PRId64 ": a micro-batch of %" PRId64 " documents, but "
+                        "sample %" PRId64 ": a micro-batch of %" PRId64
+                        " documents, but "
                         "memory was planned for %" PRId64,
                         b->sample, b->n_docs, m->pools);
     return 0;
@@ -50,7 +53,8 @@ static void embed(struct slc_model *m)
 
 int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
                       const struct slc_loss_weights *w, const int32_t *forced_ids,
-                      float *token_loss, struct slc_model_result *out, struct slc_err *e)
+                      float *token_loss, struct slc_model_result *out,
+                      struct slc_err *e)
 {
     const bool grad = m->o.training && w;
 
@@ -71,7 +75,8 @@ int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
     if (slc_aux_finish(m, grad, out, e) < 0 ||
         slc_fetch(m->q, &out->loss_sum, m->loss_sum, sizeof(double), e) < 0)
         return -1;
-    if (token_loss && slc_fetch(m->q, token_loss, m->token_loss, (size_t)m->T * 4, e) < 0)
+    if (token_loss &&
+        slc_fetch(m->q, token_loss, m->token_loss, (size_t)m->T * 4, e) < 0)
         return -1;
     m->graded = grad;
     return 0;
@@ -86,8 +91,8 @@ int slc_model_backward(struct slc_model *m, struct slc_err *e)
     if (slc_layers_backward(m, 0, (int)m->spec->L, e) < 0)
         return -1;
     const double start = slc_now();
-    SLC_RUN(m->q, embedding_backward, .dw = slc_param_grad(m->ps, m->embed), .dy = m->dx,
-            .ids = m->ids, .T = m->T, .H = m->spec->H, .V = m->spec->V,
+    SLC_RUN(m->q, embedding_backward, .dw = slc_param_grad(m->ps, m->embed),
+            .dy = m->dx, .ids = m->ids, .T = m->T, .H = m->spec->H, .V = m->spec->V,
             .dtype = m->o.dtype);
     slc_param_grad_ready(m->ps, m->embed, m->q);
     m->counters.seconds_head += slc_now() - start;

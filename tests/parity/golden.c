@@ -49,7 +49,8 @@ static void fill_documents(struct slc_batch *b, const json_t *documents)
 
 void golden_batch(struct slc_batch *b, struct slc_loss_weights *w, const json_t *c)
 {
-    const json_t *ids = json_object_get(c, "ids"), *targets = json_object_get(c, "targets");
+    const json_t *ids = json_object_get(c, "ids"),
+                 *targets = json_object_get(c, "targets");
 
     memset(b, 0, sizeof(*b));
     b->rows = (int64_t)json_array_size(ids);
@@ -131,14 +132,14 @@ void golden_open(struct golden *g, const char *name, const char *backend,
     cr_assert_not_null(g->backend, "%s", e.text);
     g->q = slc_queue_create(g->backend, &e);
     cr_assert_not_null(g->q, "%s", e.text);
-    cr_assert_eq(slc_params_create(&g->params, &g->spec, 1, 0, g->backend, SLC_F32, true, &e),
-                 0, "%s", e.text);
+    cr_assert_eq(
+        slc_params_create(&g->params, &g->spec, 1, 0, g->backend, o->dtype, true, &e),
+        0, "%s", e.text);
     cr_assert_eq(slc_hf_load(g->dir, &g->params, &g->spec, g->q, &e), 0, "%s", e.text);
     g->o = *o;
     g->o.backend = g->backend;
     g->o.rows = g->batch.rows;
     g->o.S = g->batch.S;
-    g->o.dtype = SLC_F32;
     g->o.training = true;
     set_aux(g);
     g->model = slc_model_create(&g->spec, &g->params, &g->o, &e);

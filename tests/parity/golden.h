@@ -27,7 +27,7 @@ struct golden {
 };
 
 /* Weights, model and batch of case `name`. o: what the model is created with; backend,
- * rows, S, dtype, training are filled here. */
+ * rows, S, training are filled here. */
 void golden_open(struct golden *g, const char *name, const char *backend,
                  const struct slc_model_options *o);
 void golden_close(struct golden *g);

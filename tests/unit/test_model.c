@@ -20,8 +20,9 @@ static const char config[] =
 
 /* -- batches ---------------------------------------------------------------- */
 
-/* Packs documents of the lengths given (a 0 ends the row) into rows of S; ids are random
- * by position in the list of documents, so the same documents packed otherwise are equal. */
+/* Packs documents of the lengths given (a 0 ends the row) into rows of S; ids are
+ * random by position in the list of documents, so the same documents packed otherwise
+ * are equal. */
 static void pack(struct slc_batch *b, int64_t rows, int64_t S, const int *lengths)
 {
     uint64_t counter = 0;
@@ -154,12 +155,14 @@ static void drop(struct fixture *f)
 }
 
 static double forward(struct fixture *f, const struct slc_batch *b,
-                      const struct slc_loss_weights *w, const int32_t *forced, float *loss)
+                      const struct slc_loss_weights *w, const int32_t *forced,
+                      float *loss)
 {
     struct slc_model_result out;
     struct slc_err e = SLC_ERR_INIT;
 
-    cr_assert_eq(slc_model_forward(f->m, b, w, forced, loss, &out, &e), 0, "%s", e.text);
+    cr_assert_eq(slc_model_forward(f->m, b, w, forced, loss, &out, &e), 0, "%s",
+                 e.text);
     return out.loss_sum / (w ? w->targets : 1) + out.aux + out.z;
 }
 
@@ -175,7 +178,8 @@ static float *grads_of(struct fixture *f)
     struct slc_err e = SLC_ERR_INIT;
     float *g = malloc((size_t)f->ps.local * 4);
 
-    cr_assert_eq(slc_fetch(f->q, g, f->ps.g, (size_t)f->ps.local * 4, &e), 0, "%s", e.text);
+    cr_assert_eq(slc_fetch(f->q, g, f->ps.g, (size_t)f->ps.local * 4, &e), 0, "%s",
+                 e.text);
     return g;
 }
 
@@ -227,8 +231,11 @@ static double loss_at(struct fixture *f, const struct slc_param *p, const float 
  */
 static void check_slopes(bool tied, enum slc_aux_scope scope)
 {
-    const struct slc_model_options o = {.training = true, .aux_scope = scope,
-                                        .aux_coef = 0.3, .z_coef = 0.01, .loss_chunk = 4};
+    const struct slc_model_options o = {.training = true,
+                                        .aux_scope = scope,
+                                        .aux_coef = 0.3,
+                                        .z_coef = 0.01,
+                                        .loss_chunk = 4};
     struct slc_err e = SLC_ERR_INIT;
     struct fixture f;
     struct slc_batch b;
@@ -239,12 +246,14 @@ static void check_slopes(bool tied, enum slc_aux_scope scope)
     int32_t *ids = malloc((size_t)(2 * b.T * 2) * 4);
     forward(&f, &b, &lw, NULL, NULL);
     for (int i = 0; i < 2; i++)
-        cr_assert_eq(slc_model_router_ids(f.m, i, ids + i * b.T * 2, &e), 0, "%s", e.text);
+        cr_assert_eq(slc_model_router_ids(f.m, i, ids + i * b.T * 2, &e), 0, "%s",
+                     e.text);
     zero_grads(&f);
     forward(&f, &b, &lw, ids, NULL);
     backward(&f);
     float *g = grads_of(&f), *w = malloc((size_t)f.ps.local * 4);
-    cr_assert_eq(slc_fetch(f.q, w, f.ps.w, (size_t)f.ps.local * 4, &e), 0, "%s", e.text);
+    cr_assert_eq(slc_fetch(f.q, w, f.ps.w, (size_t)f.ps.local * 4, &e), 0, "%s",
+                 e.text);
     for (int i = 0; i < f.ps.n; i++) {
         const struct slc_param *p = &f.ps.p[i];
         double norm = 0;
@@ -256,12 +265,12 @@ static void check_slopes(bool tied, enum slc_aux_scope scope)
         for (int64_t k = p->at; k < p->at + p->local; k++)
             g[k] = (float)((double)g[k] / norm);
         const double h = 4e-3;
-        const double slope =
-            (loss_at(&f, p, w + p->at, g + p->at, h, &b, &lw, ids) -
-             loss_at(&f, p, w + p->at, g + p->at, -h, &b, &lw, ids)) / (2 * h);
+        const double slope = (loss_at(&f, p, w + p->at, g + p->at, h, &b, &lw, ids) -
+                              loss_at(&f, p, w + p->at, g + p->at, -h, &b, &lw, ids)) /
+                             (2 * h);
         slc_upload(f.q, (float *)f.ps.w + p->at, w + p->at, (size_t)p->local * 4);
-        cr_assert_leq(fabs(slope - norm), 1e-3 * norm + 2e-4, "%s: slope %.6g, gradient %.6g",
-                      p->name, slope, norm);
+        cr_assert_leq(fabs(slope - norm), 1e-3 * norm + 2e-4,
+                      "%s: slope %.6g, gradient %.6g", p->name, slope, norm);
     }
     free(ids);
     free(g);
@@ -281,8 +290,10 @@ Test(model, gradients_by_differences)
 Test(model, accumulation)
 {
     static const int rows[] = {7, 3, 0, 10, 0, 1, 4, 2, 0, 5, 5, 0};
-    const struct slc_model_options o = {.training = true, .aux_scope = SLC_AUX_SEQUENCE,
-                                        .aux_coef = 0.3, .z_coef = 0.01};
+    const struct slc_model_options o = {.training = true,
+                                        .aux_scope = SLC_AUX_SEQUENCE,
+                                        .aux_coef = 0.3,
+                                        .z_coef = 0.01};
     struct fixture all, single;
     struct slc_batch b, row;
     double loss = 0;
@@ -305,7 +316,8 @@ Test(model, accumulation)
     cr_assert_leq(distance(&all, s, a), 1e-5, "distance %g", distance(&all, s, a));
 
     int n;
-    const int64_t *load_a = slc_model_load(all.m, &n), *load_s = slc_model_load(single.m, &n);
+    const int64_t *load_a = slc_model_load(all.m, &n),
+                  *load_s = slc_model_load(single.m, &n);
     cr_assert_eq(n, 2);
     cr_assert_eq(memcmp(load_a, load_s, 2 * 5 * sizeof(int64_t)), 0);
     for (int l = 0; l < 2; l++) {
@@ -326,8 +338,8 @@ Test(model, accumulation)
 Test(model, padding_is_nothing)
 {
     static const int lengths[] = {6, 4, 0};
-    const struct slc_model_options o = {.training = true, .aux_scope = SLC_AUX_MICRO,
-                                        .aux_coef = 0.3, .z_coef = 0.01};
+    const struct slc_model_options o = {
+        .training = true, .aux_scope = SLC_AUX_MICRO, .aux_coef = 0.3, .z_coef = 0.01};
     struct fixture tight, loose;
     struct slc_batch a, b;
     float loss_a[10], loss_b[17];
@@ -378,7 +390,8 @@ Test(model, documents_do_not_mix)
     unpack(&b);
 }
 
-/* Training, evaluation on a training model, and a model for evaluation alone: one loss. */
+/* Training, evaluation on a training model, and a model for evaluation alone: one loss.
+ */
 Test(model, evaluation)
 {
     const struct slc_model_options train = {.training = true}, eval = {0};
@@ -395,7 +408,8 @@ Test(model, evaluation)
         cr_assert_eq(grads[i], 0, "evaluation leaves gradients alone");
     free(grads);
     cr_assert_eq(forward(&g, &b, NULL, NULL, NULL), loss, "the same bits");
-    cr_assert_eq(forward(&f, &b, &lw, NULL, NULL) * lw.targets, loss / lw.targets * lw.targets);
+    cr_assert_eq(forward(&f, &b, &lw, NULL, NULL) * lw.targets,
+                 loss / lw.targets * lw.targets);
     drop(&f);
     drop(&g);
     unpack(&b);
@@ -455,15 +469,16 @@ Test(model, forced_ids)
             cr_assert_eq(load[l * 5 + x], x == 1 || x == 4 ? b.n_tokens : 0);
     cr_assert_eq(slc_model_router_ids(f.m, 1, got, &e), 0, "%s", e.text);
     for (int t = 0; t < 33; t++)
-        cr_assert(b.doc[t] < 0 ? got[2 * t] == -1 : got[2 * t] == 1 && got[2 * t + 1] == 4);
+        cr_assert(b.doc[t] < 0 ? got[2 * t] == -1
+                               : got[2 * t] == 1 && got[2 * t + 1] == 4);
     drop(&f);
     unpack(&b);
 }
 
 Test(model, counters_and_memory)
 {
-    const struct slc_model_options o = {.training = true}, r = {.training = true,
-                                                                .recompute = true};
+    const struct slc_model_options o = {.training = true},
+                                   r = {.training = true, .recompute = true};
     struct slc_model_counters c;
     struct fixture f, g;
     struct slc_batch b;
@@ -480,7 +495,8 @@ Test(model, counters_and_memory)
     cr_assert(c.seconds_router > 0 && c.seconds_experts > 0);
     slc_model_counters(f.m, &c, false);
     cr_assert(c.seconds_attention == 0 && c.seconds_experts == 0);
-    cr_assert_lt(slc_arena_size(slc_model_memory(g.m)), slc_arena_size(slc_model_memory(f.m)));
+    cr_assert_lt(slc_arena_size(slc_model_memory(g.m)),
+                 slc_arena_size(slc_model_memory(f.m)));
     drop(&f);
     drop(&g);
     unpack(&b);

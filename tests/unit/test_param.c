@@ -38,8 +38,9 @@ static void make(struct fixture *f, bool tied, int ep, int index)
     f->b = slc_backend_open("ref", &bo, &e);
     cr_assert_not_null(f->b, "%s", e.text);
     f->q = slc_queue_create(f->b, &e);
-    cr_assert_eq(slc_params_create(&f->ps, &f->spec, ep, index, f->b, SLC_F32, true, &e), 0,
-                 "%s", e.text);
+    cr_assert_eq(
+        slc_params_create(&f->ps, &f->spec, ep, index, f->b, SLC_F32, true, &e), 0,
+        "%s", e.text);
 }
 
 static void drop(struct fixture *f)
@@ -167,10 +168,12 @@ Test(param, init_values)
                 cr_assert_eq(x[k], 1.0f, "%s", p->name);
         }
         if (p->ndim > 1) {
-            const double n = (double)p->count, std = sqrt(squares / n), tol = 5 / sqrt(n);
+            const double n = (double)p->count, std = sqrt(squares / n),
+                         tol = 5 / sqrt(n);
 
             cr_assert_leq(fabs(sum / n), 0.02 * tol, "mean of %s", p->name);
-            cr_assert_leq(fabs(std / 0.02 - 1), tol, "deviation of %s: %g", p->name, std);
+            cr_assert_leq(fabs(std / 0.02 - 1), tol, "deviation of %s: %g", p->name,
+                          std);
             cr_assert_leq(fabs(cross / squares), tol, "neighbours of %s", p->name);
         }
         free(x);

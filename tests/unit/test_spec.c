@@ -15,7 +15,8 @@ static const char released[] =
     "\"eos_token_id\":151645,\"head_dim\":128,\"hidden_act\":\"silu\","
     "\"hidden_size\":2048,\"initializer_range\":0.02,\"intermediate_size\":6144,"
     "\"max_position_embeddings\":40960,\"max_window_layers\":48,\"mlp_only_layers\":[],"
-    "\"model_type\":\"qwen3_moe\",\"moe_intermediate_size\":768,\"norm_topk_prob\":true,"
+    "\"model_type\":\"qwen3_moe\",\"moe_intermediate_size\":768,\"norm_topk_prob\":"
+    "true,"
     "\"num_attention_heads\":32,\"num_experts\":128,\"num_experts_per_tok\":8,"
     "\"num_hidden_layers\":48,\"num_key_value_heads\":4,\"output_router_logits\":false,"
     "\"rms_norm_eps\":1e-06,\"rope_scaling\":null,\"rope_theta\":1000000.0,"
@@ -75,8 +76,9 @@ Test(spec, reads_keys_of_transformers_5)
     json_object_del(c, "rope_theta");
     json_object_del(c, "rope_scaling");
     json_object_set_new(c, "num_local_experts", json_integer(128));
-    json_object_set_new(c, "rope_parameters",
-                        json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", 1e6));
+    json_object_set_new(
+        c, "rope_parameters",
+        json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", 1e6));
     char *text = json_dumps(c, 0);
     cr_assert_eq(slc_spec_parse(&a, text, "v5", &e), 0, "%s", e.text);
     cr_assert_eq(slc_spec_parse(&b, released, "v4", &e), 0, "%s", e.text);
@@ -114,12 +116,10 @@ Test(spec, defaults)
 
 Test(spec, text_round_trip)
 {
-    const char *const keys[][2] = {{"mlp_only_layers", "[1, 3]"},
-                                   {"tie_word_embeddings", "true"},
-                                   {"rms_norm_eps", "1.2345678e-05"},
-                                   {"rope_theta", "12345.678"},
-                                   {"norm_topk_prob", "false"},
-                                   {"num_experts", "127"}};
+    const char *const keys[][2] = {
+        {"mlp_only_layers", "[1, 3]"},     {"tie_word_embeddings", "true"},
+        {"rms_norm_eps", "1.2345678e-05"}, {"rope_theta", "12345.678"},
+        {"norm_topk_prob", "false"},       {"num_experts", "127"}};
     uint64_t seen[6];
 
     for (int i = 0; i < 6; i++) {
@@ -158,7 +158,8 @@ Test(spec, refuses_by_name)
         {"partial_rotary_factor", "0.5", SLC_EXIT_UNSUPPORTED, "partial_rotary_factor"},
         {"quantization_config", "{}", SLC_EXIT_UNSUPPORTED, "quantization_config"},
         {"hidden_size", NULL, SLC_EXIT_INPUT, "\"hidden_size\" is missing"},
-        {"hidden_size", "\"big\"", SLC_EXIT_INPUT, "\"hidden_size\" must be an integer"},
+        {"hidden_size", "\"big\"", SLC_EXIT_INPUT,
+         "\"hidden_size\" must be an integer"},
         {"hidden_size", "-1", SLC_EXIT_INPUT, "hidden size is -1"},
         {"num_experts", "64.5", SLC_EXIT_INPUT, "\"num_experts\""},
         {"num_experts", NULL, SLC_EXIT_INPUT, "\"num_experts\" is missing"},
@@ -223,21 +224,33 @@ Test(spec, loads_file_or_folder)
     cr_assert(strstr(e.text, "/nonexistent"), "%s", e.text);
 }
 
-/* Every parameter is covered exactly once by its pieces, in both layouts, and no name is
- * used twice. */
+/* Every parameter is covered exactly once by its pieces, in both layouts, and no name
+ * is used twice. */
 static void check_pieces(const struct slc_spec *s, bool fused)
 {
     static const struct {
         enum slc_role role;
         int ndim;
-    } roles[] = {{SLC_EMBED, 2},  {SLC_ATTN_NORM, 1}, {SLC_QKV, 2},         {SLC_Q_NORM, 1},
-                 {SLC_K_NORM, 1}, {SLC_ATTN_OUT, 2},  {SLC_MLP_NORM, 1},    {SLC_ROUTER, 2},
-                 {SLC_EXPERT_UP, 3}, {SLC_EXPERT_DOWN, 3}, {SLC_DENSE_UP, 2},
-                 {SLC_DENSE_DOWN, 2}, {SLC_FINAL_NORM, 1}, {SLC_HEAD, 2}};
+    } roles[] = {{SLC_EMBED, 2},       {SLC_ATTN_NORM, 1}, {SLC_QKV, 2},
+                 {SLC_Q_NORM, 1},      {SLC_K_NORM, 1},    {SLC_ATTN_OUT, 2},
+                 {SLC_MLP_NORM, 1},    {SLC_ROUTER, 2},    {SLC_EXPERT_UP, 3},
+                 {SLC_EXPERT_DOWN, 3}, {SLC_DENSE_UP, 2},  {SLC_DENSE_DOWN, 2},
+                 {SLC_FINAL_NORM, 1},  {SLC_HEAD, 2}};
     const int64_t q = s->NQ * s->D, k = s->NK * s->D;
-    const int64_t count[] = {s->V * s->H, s->H, (q + 2 * k) * s->H, s->D, s->D, s->H * q,
-                             s->H, s->E * s->H, s->E * 2 * s->F * s->H, s->E * s->H * s->F,
-                             2 * s->FD * s->H, s->H * s->FD, s->H, s->V * s->H};
+    const int64_t count[] = {s->V * s->H,
+                             s->H,
+                             (q + 2 * k) * s->H,
+                             s->D,
+                             s->D,
+                             s->H * q,
+                             s->H,
+                             s->E * s->H,
+                             s->E * 2 * s->F * s->H,
+                             s->E * s->H * s->F,
+                             2 * s->FD * s->H,
+                             s->H * s->FD,
+                             s->H,
+                             s->V * s->H};
 
     for (size_t r = 0; r < sizeof(roles) / sizeof(roles[0]); r++) {
         struct slc_param p = {.role = roles[r].role, .layer = 7, .ndim = roles[r].ndim};

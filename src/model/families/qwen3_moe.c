@@ -18,8 +18,8 @@ static int refuse(const char *where, const char *what, const char *remedy,
                     remedy);
 }
 
-/* Sizes of the experts carry two names: `num_experts` as released, `num_local_experts` as
- * Transformers 5 saves it. */
+/* Sizes of the experts carry two names: `num_experts` as released, `num_local_experts`
+ * as Transformers 5 saves it. */
 static int read_experts(struct slc_spec *s, const json_t *c, const char *where,
                         struct slc_err *e)
 {
@@ -38,12 +38,14 @@ static int read_experts(struct slc_spec *s, const json_t *c, const char *where,
     return slc_json_need_int(c, "num_experts_per_tok", &s->K, where, e) < 0 ||
                    slc_json_need_int(c, "moe_intermediate_size", &s->F, where, e) < 0 ||
                    slc_json_get_bool(c, "norm_topk_prob", &s->renorm, where, e) < 0 ||
-                   slc_json_get_real(c, "router_aux_loss_coef", &s->aux_coef, where, e) < 0
+                   slc_json_get_real(c, "router_aux_loss_coef", &s->aux_coef, where,
+                                     e) < 0
                ? -1
                : 0;
 }
 
-/* Layer i has experts unless listed in mlp_only_layers or skipped by decoder_sparse_step. */
+/* Layer i has experts unless listed in mlp_only_layers or skipped by
+ * decoder_sparse_step. */
 static int read_layers(struct slc_spec *s, const json_t *c, const char *where,
                        struct slc_err *e)
 {
@@ -60,13 +62,15 @@ static int read_layers(struct slc_spec *s, const json_t *c, const char *where,
                         "%s: \"num_hidden_layers\" is %lld; it must be 1 to %d", where,
                         (long long)s->L, SLC_MAX_LAYERS);
     if (step < 1)
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: \"decoder_sparse_step\" is below 1", where);
+        return slc_errf(e, SLC_EXIT_INPUT, "%s: \"decoder_sparse_step\" is below 1",
+                        where);
     for (int64_t l = 0; l < s->L; l++)
         s->moe[l] = (l + 1) % step == 0;
     if (!dense || json_is_null(dense))
         return 0;
     if (!json_is_array(dense))
-        return slc_errf(e, SLC_EXIT_INPUT, "%s: \"mlp_only_layers\" must be a list", where);
+        return slc_errf(e, SLC_EXIT_INPUT, "%s: \"mlp_only_layers\" must be a list",
+                        where);
     json_array_foreach(dense, i, v)
     {
         json_int_t l = json_integer_value(v);
@@ -117,7 +121,8 @@ static int read_rope(struct slc_spec *s, const json_t *c, const char *where,
                       "use a model that rotates whole heads", e);
     if (!(s->rope_theta > 0))
         return slc_errf(e, SLC_EXIT_INPUT,
-                        "%s: \"rope_theta\" is missing (or in \"rope_parameters\")", where);
+                        "%s: \"rope_theta\" is missing (or in \"rope_parameters\")",
+                        where);
     return 0;
 }
 
@@ -137,8 +142,8 @@ static int refuse_unsupported(const json_t *c, const char *where, struct slc_err
     if (strcmp(act, "silu"))
         return refuse(where, "hidden_act other than \"silu\"", "use a SwiGLU model", e);
     if (bias)
-        return refuse(where, "attention_bias true", "use a model without attention biases",
-                      e);
+        return refuse(where, "attention_bias true",
+                      "use a model without attention biases", e);
     if (sliding && window > 0)
         return refuse(where, "use_sliding_window true",
                       "set it to false to train with full attention", e);
@@ -164,7 +169,8 @@ static int read_qwen3_moe(struct slc_spec *s, const json_t *c, const char *where
         slc_json_need_int(c, "num_attention_heads", &s->NQ, where, e) < 0 ||
         slc_json_need_int(c, "num_key_value_heads", &s->NK, where, e) < 0 ||
         slc_json_get_int(c, "head_dim", &s->D, where, e) < 0 ||
-        slc_json_get_int(c, "max_position_embeddings", &s->max_positions, where, e) < 0 ||
+        slc_json_get_int(c, "max_position_embeddings", &s->max_positions, where, e) <
+            0 ||
         slc_json_get_real(c, "rms_norm_eps", &eps, where, e) < 0 ||
         slc_json_get_real(c, "initializer_range", &s->init_std, where, e) < 0 ||
         slc_json_get_bool(c, "tie_word_embeddings", &s->tied, where, e) < 0)
@@ -178,7 +184,8 @@ static int read_qwen3_moe(struct slc_spec *s, const json_t *c, const char *where
                : 0;
 }
 
-/* The decimal number with the fewest digits that is this float: 1e-06, not 9.99999997e-07. */
+/* The decimal number with the fewest digits that is this float: 1e-06,
+ * not 9.99999997e-07. */
 static double shortest(float x)
 {
     char text[32];
@@ -200,13 +207,13 @@ static json_t *write_qwen3_moe(const struct slc_spec *s)
             json_array_append_new(dense, json_integer(l));
     /* Both spellings of RoPE: Transformers 4 and 5 each read their own. */
     json_t *c = json_pack(
-        "{s:[s], s:s, s:b, s:f, s:i, s:I, s:s, s:I, s:f, s:I, s:o, s:I, s:b}", "architectures",
-        "Qwen3MoeForCausalLM", "model_type", "qwen3_moe", "attention_bias", 0,
-        "attention_dropout", 0.0, "decoder_sparse_step", 1, "head_dim", (json_int_t)s->D,
-        "hidden_act", "silu", "hidden_size", (json_int_t)s->H, "initializer_range",
-        s->init_std, "max_position_embeddings", (json_int_t)s->max_positions,
-        "mlp_only_layers", dense, "moe_intermediate_size", (json_int_t)s->F,
-        "norm_topk_prob", (int)s->renorm);
+        "{s:[s], s:s, s:b, s:f, s:i, s:I, s:s, s:I, s:f, s:I, s:o, s:I, s:b}",
+        "architectures", "Qwen3MoeForCausalLM", "model_type", "qwen3_moe",
+        "attention_bias", 0, "attention_dropout", 0.0, "decoder_sparse_step", 1,
+        "head_dim", (json_int_t)s->D, "hidden_act", "silu", "hidden_size",
+        (json_int_t)s->H, "initializer_range", s->init_std, "max_position_embeddings",
+        (json_int_t)s->max_positions, "mlp_only_layers", dense, "moe_intermediate_size",
+        (json_int_t)s->F, "norm_topk_prob", (int)s->renorm);
     json_t *more = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:I, s:b, s:{s:s, s:f}}",
         "num_attention_heads", (json_int_t)s->NQ, "num_experts", (json_int_t)s->E,
@@ -214,8 +221,8 @@ static json_t *write_qwen3_moe(const struct slc_spec *s)
         "num_key_value_heads", (json_int_t)s->NK, "rms_norm_eps", shortest(s->norm_eps),
         "rope_theta", s->rope_theta, "router_aux_loss_coef", s->aux_coef,
         "tie_word_embeddings", (int)s->tied, "vocab_size", (json_int_t)s->V,
-        "use_sliding_window", 0, "rope_parameters", "rope_type", "default", "rope_theta",
-        s->rope_theta);
+        "use_sliding_window", 0, "rope_parameters", "rope_type", "default",
+        "rope_theta", s->rope_theta);
     if (c && s->FD)
         json_object_set_new(c, "intermediate_size", json_integer(s->FD));
     if (!c || !more || json_object_update(c, more) < 0) {

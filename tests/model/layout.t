@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The same global batch on several ranks and on one: losses and gradients agree, whatever
+# the layout, the routing, the window and the path.
+. "$top_srcdir/tests/comm/ranks.sh"
+
+OMP_NUM_THREADS=1
+export OMP_NUM_THREADS
+layout=$top_builddir/tests/model/layout
+
+plan 23
+ranks "1 rank" -n 1 $layout --scope micro
+for scope in none micro sequence; do
+    ranks "2 ranks, aux $scope" -n 2 $layout --scope $scope
+    ranks "2 ranks, ep 2, aux $scope" -n 2 $layout --ep 2 --scope $scope
+    ranks "4 ranks, ep 2, aux $scope" -n 4 $layout --ep 2 --scope $scope
+    ranks "4 ranks, ep 4, aux $scope" -n 4 $layout --ep 4 --scope $scope
+done
+ranks "7 experts over 4 ranks, top 3" -n 4 $layout --ep 4 --experts 7 --topk 3
+ranks "5 experts over 2 ranks, top 1" -n 4 $layout --ep 2 --experts 5 --topk 1
+ranks "all tokens to two experts" -n 4 $layout --ep 4 --one-expert
+ranks "far" -n 4 $layout --ep 4 --far
+ranks "several rounds" -n 4 $layout --ep 4 --window-rows 6 --scope micro
+ranks "several rounds, far, recompute" -n 2 $layout --ep 2 --window-rows 9 --far --recompute
+ranks "20 steps, 2 ranks" -n 2 $layout --steps 20 --scope micro
+ranks "20 steps, ep 2" -n 4 $layout --ep 2 --scope micro --steps 20
+ranks "20 steps, 7 experts, ep 4" -n 4 $layout --ep 4 --experts 7 --topk 3 --scope sequence --steps 20
+ranks "20 steps, cpu" -n 4 $layout --ep 4 --backend cpu --scope micro --steps 20
