@@ -202,7 +202,7 @@ struct slc_model *slc_model_create(const struct slc_spec *s, struct slc_params *
     if (!m->layers || !m->saved || !m->x)
         goto err_memory;
     find_layers(m);
-    m->q = slc_queue_create(m->b, e);
+    m->q = o->queue ? o->queue : slc_queue_create(m->b, e);
     if (!m->q || (m->n_moe && create_moe(m, e) < 0) || allocate(m, e) < 0 ||
         upload_rope(m, e) < 0 || prepare(m, e) < 0)
         goto err_destroy;
@@ -227,7 +227,8 @@ void slc_model_destroy(struct slc_model *m)
         slc_mem_free(m->b, m->device_base, SLC_MEM_DEVICE);
     if (m->host_base)
         slc_mem_free(m->b, m->host_base, SLC_MEM_HOST);
-    slc_queue_destroy(m->q);
+    if (!m->o.queue)
+        slc_queue_destroy(m->q);
     free(m->x);
     free(m->saved);
     free(m->layers);

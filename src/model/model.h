@@ -20,6 +20,9 @@ enum slc_aux_scope { SLC_AUX_NONE, SLC_AUX_MICRO, SLC_AUX_SEQUENCE };
 
 struct slc_model_options {
     struct slc_backend *backend;
+    struct slc_queue *queue;    /* the model's work runs here, in one order with whatever
+                                   else the caller does to weights and gradients; NULL: a
+                                   queue of its own, and the caller makes that order */
     struct slc_group *experts;  /* expert group, NULL: ep = 1 */
     struct slc_group *all;      /* all ranks (pool of the `micro` auxiliary loss), NULL: one */
     int64_t rows, S;            /* micro-batch shape; T = rows * S */

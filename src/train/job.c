@@ -164,6 +164,7 @@ static int create_model(struct slc_job *j, struct slc_err *e)
     if (slc_agree(j->all, rc, e) < 0)
         return -1;
     struct slc_model_options mo = {
+        .queue = j->queue,
         .backend = j->backend,
         .experts = j->experts,
         .all = j->all,

@@ -111,6 +111,7 @@ static int create(struct slc_predict *p, int64_t T, struct slc_err *e)
     if (slc_params_create(&p->params, &p->spec, 1, 0, p->backend, SLC_F32, false, e) < 0 ||
         slc_batch_init(&p->batch, 1, T, e) < 0)
         return -1;
+    o.queue = p->queue;
     p->model = slc_model_create(&p->spec, &p->params, &o, e);
     return p->model ? 0 : -1;
 }

@@ -138,6 +138,7 @@ void golden_open(struct golden *g, const char *name, const char *backend,
     cr_assert_eq(slc_hf_load(g->dir, &g->params, &g->spec, g->q, &e), 0, "%s", e.text);
     g->o = *o;
     g->o.backend = g->backend;
+    g->o.queue = g->q;
     g->o.rows = g->batch.rows;
     g->o.S = g->batch.S;
     g->o.training = true;

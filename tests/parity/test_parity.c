@@ -36,7 +36,9 @@ struct run {
 
 ParameterizedTestParameters(parity, transformers)
 {
-    static const char *const backends[] = {"ref", "cpu"};
+    /* SLC_OP_BACKEND=cuda stands in for cpu, as in tests/op */
+    const char *other = getenv("SLC_OP_BACKEND");
+    const char *const backends[] = {"ref", other && other[0] ? other : "cpu"};
     static struct run runs[4 * N_CASES];
     size_t n = 0;
 
