@@ -30,6 +30,7 @@ static const struct command commands[] = {
     {"train", "train a model as a run file says", slc_cmd_train},
     {"config", "the resolved run file, or one value of it", slc_cmd_config},
     {"data", "build a corpus file from text", slc_cmd_data},
+    {"ckpt", "list, prove, export and import checkpoints", slc_cmd_ckpt},
     {"score", "loss and log-probabilities of given text", slc_cmd_score},
     {"generate", "continue a text", slc_cmd_generate},
     {"tokenize", "token ids of a file", slc_cmd_tokenize},

@@ -15,10 +15,13 @@
 int slc_hf_load(const char *dir, struct slc_params *ps, const struct slc_spec *s,
                 struct slc_queue *q, struct slc_err *e);
 
-/* Checkpoint to folder, released layout, fp32 or bf16. */
+/* Checkpoint to folder: released layout (one tensor per expert and projection), fp32 or bf16,
+ * and config.json. out_dir must not be there, or be empty; it appears whole. Every block
+ * read is proven. */
 int slc_hf_export(const char *ckpt, const char *out_dir, enum slc_dtype dtype,
                   struct slc_err *e);
-/* Folder to a checkpoint (step 0, weights only) under run_dir. */
+/* Folder to a checkpoint under run_dir: step 0, weights alone in fp32 (bf16 widens exactly).
+ * run_dir must have no checkpoints yet. */
 int slc_hf_import(const char *dir, const char *run_dir, struct slc_err *e);
 
 #endif

@@ -173,14 +173,21 @@ static int check_state(const struct slc_job *j, const struct slc_ckpt_state *s,
     return 0;
 }
 
-static int resume(struct slc_job *j, const char *path, struct slc_err *e)
+/* *damaged: the data could not be proven, an older checkpoint may do. */
+static int resume(struct slc_job *j, const char *path, bool *damaged, struct slc_err *e)
 {
     struct slc_ckpt_state s;
     struct slc_ckpt_report r;
     struct tensors x;
 
+    *damaged = false;
     if (slc_ckpt_read_state(j->all, path, &s, e) < 0)
         return -1;
+    if (s.updates == 0) { /* what a damaged one left there before it was found out */
+        int64_t bytes = slc_optim_bytes(j->optim) / 3;
+        SLC_RUN(j->queue, zero, .dst = slc_optim_m(j->optim), .bytes = bytes);
+        SLC_RUN(j->queue, zero, .dst = slc_optim_v(j->optim), .bytes = bytes);
+    }
     int rc = check_state(j, &s, path, e);
     if (rc == 0) /* before the first update both moments are zero and not stored */
         rc = tensors_init(&x, j, s.updates > 0 ? KINDS : 1, e);
@@ -191,6 +198,7 @@ static int resume(struct slc_job *j, const char *path, struct slc_err *e)
         return -1;
     }
     rc = slc_ckpt_load(j->all, path, x.t, x.n, write_elements, &x, &r, e);
+    *damaged = rc < 0 && e->code == SLC_EXIT_CHECKPOINT;
     tensors_release(&x);
     if (rc == 0) {
         slc_optim_set_updates(j->optim, s.updates);
@@ -208,23 +216,49 @@ static int resume(struct slc_job *j, const char *path, struct slc_err *e)
     return rc;
 }
 
+/* The newest checkpoint of the run whose every byte proves itself; path empty when the run
+ * has none. */
+static int resume_newest(struct slc_job *j, char path[4096], struct slc_err *e)
+{
+    bool damaged = false;
+
+    if (slc_ckpt_find(j->all, j->o->run.dir, path, e) < 0)
+        return -1;
+    while (path[0]) {
+        struct slc_err bad = SLC_ERR_INIT;
+        if (resume(j, path, &damaged, &bad) == 0)
+            return 0;
+        *e = bad;
+        if (!damaged)
+            return -1;
+        if (j->rank == 0)
+            slc_warn("train", "passing over a checkpoint: %s", bad.text);
+        if (slc_ckpt_find_older(j->all, j->o->run.dir, path, path, e) < 0)
+            return -1;
+        if (!path[0]) {
+            *e = bad;
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int slc_job_load(struct slc_job *j, int64_t *resumed, struct slc_err *e)
 {
     char path[4096];
+    bool damaged;
     int rc;
 
     slc_fail_set_phase("load");
     *resumed = -1;
-    if (slc_ckpt_find(j->all, j->o->run.dir, path, e) < 0)
+    if (resume_newest(j, path, e) < 0)
         return -1;
     if (path[0]) {
-        if (resume(j, path, e) < 0)
-            return -1;
         *resumed = j->step;
         return 0;
     }
     if (j->o->checkpoint.from[0])
-        return resume(j, j->o->checkpoint.from, e);
+        return resume(j, j->o->checkpoint.from, &damaged, e);
     if (j->o->model.weights[0])
         rc = slc_hf_load(j->o->model.weights, &j->params, &j->spec, j->queue, e);
     else

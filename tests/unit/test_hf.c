@@ -219,3 +219,46 @@ Test(hf, what_does_not_fit_is_named)
     snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
     cr_assert_eq(system(cmd), 0);
 }
+
+/* Import and export of a per-expert fp32 folder: every tensor has its name, shape and
+ * bits. */
+Test(hf, export_of_an_import_is_the_original)
+{
+    static const char *const names[] = {"qwen3_moe-e7k3-aux-rows2",
+                                        "qwen3_moe-e10k3-step2"};
+    struct slc_err e = SLC_ERR_INIT;
+    char dir[64], run[96], out[96], ckpt[160], cmd[128];
+
+    for (int k = 0; k < 2; k++) {
+        strcpy(dir, "/tmp/slc-hf-XXXXXX");
+        cr_assert(mkdtemp(dir));
+        snprintf(run, sizeof(run), "%s/run", dir);
+        snprintf(out, sizeof(out), "%s/out", dir);
+        snprintf(ckpt, sizeof(ckpt), "%s/checkpoints/step-00000000", run);
+        cr_assert_eq(slc_hf_import(golden(names[k]), run, &e), 0, "%s", e.text);
+        cr_assert_eq(slc_hf_export(ckpt, out, SLC_F32, &e), 0, "%s", e.text);
+        struct slc_st *a = slc_st_open(golden(names[k]), &e), *b = slc_st_open(out, &e);
+        cr_assert(a && b, "%s", e.text);
+        cr_assert(slc_st_count(a) > 20);
+        cr_assert_eq(slc_st_count(a), slc_st_count(b));
+        for (int i = 0; i < slc_st_count(a); i++) {
+            const struct slc_st_tensor *x = slc_st_get(a, i);
+            int t = slc_st_find(b, x->name);
+            cr_assert(t >= 0, "%s", x->name);
+            const struct slc_st_tensor *y = slc_st_get(b, t);
+            cr_assert(x->ndim == y->ndim && x->dtype == y->dtype &&
+                      x->count == y->count);
+            cr_assert_eq(memcmp(x->shape, y->shape, (size_t)x->ndim * 8), 0);
+            float *u = malloc((size_t)x->count * 4), *v = malloc((size_t)x->count * 4);
+            cr_assert_eq(slc_st_read_f32(a, i, 0, x->count, u, &e), 0);
+            cr_assert_eq(slc_st_read_f32(b, t, 0, x->count, v, &e), 0);
+            cr_assert_eq(memcmp(u, v, (size_t)x->count * 4), 0, "%s", x->name);
+            free(u);
+            free(v);
+        }
+        slc_st_close(a);
+        slc_st_close(b);
+        snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+        cr_assert_eq(system(cmd), 0);
+    }
+}
