@@ -374,23 +374,6 @@ static void destroy(struct slc_backend *b)
     free(c);
 }
 
-static int mem_map(struct slc_queue *q, void *p, size_t bytes, struct slc_err *e)
-{
-    (void)q;
-    (void)p;
-    return slc_errf(e, SLC_EXIT_UNSUPPORTED,
-                    "backend cuda: not supported: %zu bytes of GPU memory on the host; use "
-                    "one rank a run, or backend cpu",
-                    bytes);
-}
-
-static void mem_unmap(struct slc_queue *q, void *p, size_t bytes)
-{
-    (void)q;
-    (void)p;
-    (void)bytes;
-}
-
 static const struct slc_backend_calls cuda_calls = {
     .destroy = destroy,
     .mem_alloc = mem_alloc,
@@ -408,8 +391,6 @@ static const struct slc_backend_calls cuda_calls = {
     .fetch = fetch,
     .prepare = prepare,
     .describe = describe,
-    .mem_map = mem_map,
-    .mem_unmap = mem_unmap,
 };
 
 /* Which GPU: the one asked for, or by the rank's place on its node. */

@@ -59,8 +59,7 @@ struct slc_backend_calls {
                    struct slc_err *e);
     /* Describe for the start banner: "oneDNN 2.6, avx512, 2 threads". */
     void (*describe)(struct slc_backend *b, char *text, size_t len);
-    int (*mem_map)(struct slc_queue *q, void *p, size_t bytes, struct slc_err *e);
-    void (*mem_unmap)(struct slc_queue *q, void *p, size_t bytes);
+    /* strict only; NULL elsewhere: see slc_mem_hide. */
     void (*hide)(struct slc_queue *q, void *p, size_t bytes, bool hidden);
 };
 
@@ -170,18 +169,6 @@ static inline int slc_fetch(struct slc_queue *q, void *dst, const void *src, siz
 {
     q->b->fetches++;
     return q->b->calls.fetch(q, dst, src, n, e);
-}
-/*
- * For collectives on host memory: wait for q, then the host may read and write p until
- * slc_mem_unmap. -1 where the host has no such access (cuda: its collectives are NCCL's).
- */
-static inline int slc_mem_map(struct slc_queue *q, void *p, size_t n, struct slc_err *e)
-{
-    return q->b->calls.mem_map(q, p, n, e);
-}
-static inline void slc_mem_unmap(struct slc_queue *q, void *p, size_t n)
-{
-    q->b->calls.mem_unmap(q, p, n);
 }
 /*
  * strict only, in queue order: hidden memory reads as NaN until it is shown again with

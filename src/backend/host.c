@@ -132,20 +132,6 @@ static int fetch(struct slc_queue *q, void *dst, const void *src, size_t bytes,
     return 0;
 }
 
-static int mem_map(struct slc_queue *q, void *p, size_t bytes, struct slc_err *e)
-{
-    (void)p;
-    (void)bytes;
-    return slc_queue_error(q, e);
-}
-
-static void mem_unmap(struct slc_queue *q, void *p, size_t bytes)
-{
-    (void)q;
-    (void)p;
-    (void)bytes;
-}
-
 static int prepare(struct slc_backend *b, enum slc_op op, const void *args,
                    struct slc_err *e)
 {
@@ -182,8 +168,6 @@ static const struct slc_backend_calls host_calls = {
     .fetch = fetch,
     .prepare = prepare,
     .describe = describe,
-    .mem_map = mem_map,
-    .mem_unmap = mem_unmap,
 };
 
 struct slc_backend *slc_backend_host_create(const char *name,

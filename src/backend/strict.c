@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
+
 /* The calls of the strict backend; how work is kept and run is in strict_queue.c. */
 struct strict_event {
     struct slc_event base;
@@ -129,31 +131,17 @@ static void hide(struct slc_queue *q, void *p, size_t bytes, bool hidden)
         slc_strict_enqueue(q, &it);
 }
 
-static int mem_map(struct slc_queue *q, void *p, size_t bytes, struct slc_err *e)
-{
-    (void)p;
-    (void)bytes;
-    if (queue_sync(q, e) != 0)
-        return -1;
-    slc_strict_memory_open(&strict_of(q)->memory);
-    return 0;
-}
-
-static void mem_unmap(struct slc_queue *q, void *p, size_t bytes)
-{
-    (void)p;
-    (void)bytes;
-    slc_strict_memory_close(&strict_of(q)->memory);
-}
-
 static int fetch(struct slc_queue *q, void *dst, const void *src, size_t bytes,
                  struct slc_err *e)
 {
-    if (mem_map(q, dst, bytes, e) != 0)
+    struct strict_memory *m = &strict_of(q)->memory;
+
+    if (queue_sync(q, e) != 0)
         return -1;
+    slc_strict_memory_open(m);
     if (bytes)
         memcpy(dst, src, bytes);
-    mem_unmap(q, dst, bytes);
+    slc_strict_memory_close(m);
     return 0;
 }
 
@@ -164,10 +152,10 @@ static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind ki
 
     if (kind == SLC_MEM_DEVICE)
         return slc_strict_memory_alloc(&((struct strict *)b)->memory, bytes, e);
-    p = malloc(bytes ? bytes : 1);
-    if (!p)
-        slc_errf(e, SLC_EXIT_SYSTEM, "backend strict: no memory for %zu bytes", bytes);
-    return p;
+    if (posix_memalign(&p, SLC_ARENA_ALIGN, bytes ? bytes : 1) == 0)
+        return p;
+    slc_errf(e, SLC_EXIT_SYSTEM, "backend strict: no memory for %zu bytes", bytes);
+    return NULL;
 }
 
 /* As on a GPU, freeing waits for all work: it may use the memory. */
@@ -241,8 +229,6 @@ static const struct slc_backend_calls strict_calls = {
     .fetch = fetch,
     .prepare = prepare,
     .describe = describe,
-    .mem_map = mem_map,
-    .mem_unmap = mem_unmap,
     .hide = hide,
 };
 

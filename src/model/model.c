@@ -235,6 +235,11 @@ void slc_model_destroy(struct slc_model *m)
     free(m);
 }
 
+struct slc_queue *slc_model_queue(const struct slc_model *m)
+{
+    return m->q;
+}
+
 const struct slc_arena *slc_model_memory(const struct slc_model *m)
 {
     return &m->table;

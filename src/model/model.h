@@ -42,6 +42,8 @@ struct slc_model_options {
 struct slc_model *slc_model_create(const struct slc_spec *s, struct slc_params *ps,
                                    const struct slc_model_options *o, struct slc_err *e);
 void slc_model_destroy(struct slc_model *m);
+/* The queue of all its work: what sets gradients to zero or reads them belongs on it. */
+struct slc_queue *slc_model_queue(const struct slc_model *m);
 /* Regions of activation memory by name, for the memory table. */
 const struct slc_arena *slc_model_memory(const struct slc_model *m);
 

@@ -120,6 +120,17 @@ static void place(struct slc_params *ps, int ep, int index)
     }
 }
 
+static char *weights_of(const struct slc_params *ps, int i)
+{
+    return (char *)ps->w + (size_t)ps->p[i].at * slc_dtype_size(ps->dtype);
+}
+
+static void hide(const struct slc_params *ps, int i, struct slc_queue *q, bool hidden)
+{
+    slc_mem_hide(q, weights_of(ps, i),
+                 (size_t)ps->p[i].local * slc_dtype_size(ps->dtype), hidden);
+}
+
 /* Bring fresh memory to zero: pads between parameters are read as whole arrays. */
 static int clear(struct slc_params *ps, size_t elem, struct slc_err *e)
 {
@@ -130,6 +141,8 @@ static int clear(struct slc_params *ps, size_t elem, struct slc_err *e)
     SLC_RUN(q, zero, .dst = ps->w, .bytes = ps->local * (int64_t)elem);
     if (ps->g)
         SLC_RUN(q, zero, .dst = ps->g, .bytes = ps->local * 4);
+    for (int i = 0; ps->users && i < ps->n; i++)
+        hide(ps, i, q, true);
     int rc = slc_queue_sync(q, e);
     slc_queue_destroy(q);
     return rc;
@@ -169,6 +182,13 @@ int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep,
         slc_err_prefix(e, "%" PRId64 " parameters of this rank", ps->local);
         goto err_release;
     }
+    if (b->calls.hide) {
+        ps->users = calloc((size_t)ps->n, sizeof(*ps->users));
+        if (!ps->users) {
+            slc_errf(e, SLC_EXIT_SYSTEM, "no memory for %d parameters", ps->n);
+            goto err_release;
+        }
+    }
     if (clear(ps, elem, e) < 0)
         goto err_release;
     return 0;
@@ -184,6 +204,7 @@ void slc_params_destroy(struct slc_params *ps)
         slc_mem_free(ps->b, ps->w, SLC_MEM_DEVICE);
     if (ps->g)
         slc_mem_free(ps->b, ps->g, SLC_MEM_DEVICE);
+    free(ps->users);
     free(ps->p);
     memset(ps, 0, sizeof(*ps));
 }
@@ -275,15 +296,15 @@ int slc_params_init(struct slc_params *ps, uint64_t seed, struct slc_queue *q,
 
 const void *slc_param_acquire(struct slc_params *ps, int i, struct slc_queue *q)
 {
-    (void)q;
-    return (char *)ps->w + (size_t)ps->p[i].at * slc_dtype_size(ps->dtype);
+    if (ps->users && ps->users[i]++ == 0)
+        hide(ps, i, q, false);
+    return weights_of(ps, i);
 }
 
 void slc_param_release(struct slc_params *ps, int i, struct slc_queue *q)
 {
-    (void)ps;
-    (void)i;
-    (void)q;
+    if (ps->users && --ps->users[i] == 0)
+        hide(ps, i, q, true);
 }
 
 float *slc_param_grad(struct slc_params *ps, int i)

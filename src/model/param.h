@@ -55,6 +55,7 @@ struct slc_params {
     enum slc_dtype dtype;   /* dtype of w */
     void *w;                /* [local] compute weights, backend memory */
     float *g;               /* [local] gradients, fp32, backend memory; NULL: no training */
+    int *users;             /* strict: acquires not yet released, [n]; otherwise NULL */
     /* grad_ready hook: called when the gradient of parameter i is complete for this
      * micro-batch in queue order; NULL: none. */
     void (*ready)(void *ctx, int i, struct slc_queue *q);

@@ -45,10 +45,11 @@ static int upload_elements(void *ctx, int i, int64_t start, int64_t count, void 
                            struct slc_err *e)
 {
     struct slc_predict *p = ctx;
-    float *w = p->params.w;
+    float *w = (float *)slc_param_acquire(&p->params, i, p->queue);
 
     (void)e;
-    slc_upload(p->queue, w + p->params.p[i].at + start, buf, (size_t)count * sizeof(*w));
+    slc_upload(p->queue, w + start, buf, (size_t)count * sizeof(*w));
+    slc_param_release(&p->params, i, p->queue);
     return 0;
 }
 

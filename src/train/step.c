@@ -74,7 +74,7 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
     slc_fail_set_phase("step");
     if (count_step(j, total, j->micro_tokens, e) < 0)
         return -1;
-    slc_optim_zero_grad(j->optim, j->queue);
+    slc_optim_zero_grad(j->optim, slc_model_queue(j->model));
     for (int64_t m = 0; m < j->micro_batches; m++) {
         struct slc_loss_weights w = {
             .targets = total[COUNT_TARGETS],
@@ -100,7 +100,7 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
 
     struct slc_optim_report opt;
     bool finite = isfinite(r->loss) && isfinite(r->aux) && isfinite(r->z);
-    if (slc_optim_step(j->optim, j->queue, r->lr, finite, &opt, e) < 0)
+    if (slc_optim_step(j->optim, slc_model_queue(j->model), r->lr, finite, &opt, e) < 0)
         return -1;
     r->grad_norm = opt.grad_norm;
     r->skipped = opt.skipped;

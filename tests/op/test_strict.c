@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "backend/backend.h"
+#include "model/param.h"
 
 /* What the strict backend is for: code that a GPU would punish must fail here. */
 #define N 1000
@@ -151,30 +152,26 @@ static void write_directly(void)
     *(volatile float *)f.y = 1;
 }
 
-static void map_and_read(void)
+static void read_after_fetch(void)
 {
     struct fixture f;
 
     setup(&f, "strict");
-    if (slc_mem_map(f.q, f.x, N * 4, NULL) != 0 || *(volatile float *)f.x != 1)
-        _exit(1);
-    slc_mem_unmap(f.q, f.x, N * 4);
-    _exit(0);
+    first_of(f.q, f.x);
+    _exit(*(volatile float *)f.x == 1 ? 0 : 1);
 }
 
-static void read_after_unmap(void)
+static void read_by_fetch(void)
 {
     struct fixture f;
 
     setup(&f, "strict");
-    slc_mem_map(f.q, f.x, N * 4, NULL);
-    slc_mem_unmap(f.q, f.x, N * 4);
-    _exit(*(volatile float *)f.x == 1 ? 0 : 1);
+    _exit(first_of(f.q, f.x) == 1 ? 0 : 1);
 }
 
 Test(strict, a_direct_access_faults)
 {
-    void (*const bad[])(void) = {read_directly, write_directly, read_after_unmap};
+    void (*const bad[])(void) = {read_directly, write_directly, read_after_fetch};
     int status;
 
     for (int i = 0; i < 3; i++) {
@@ -182,7 +179,7 @@ Test(strict, a_direct_access_faults)
         cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV,
                   "case %d: status %d", i, status);
     }
-    status = in_child(map_and_read);
+    status = in_child(read_by_fetch);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
 }
 
@@ -204,6 +201,35 @@ Test(strict, hidden_memory_is_not_a_number)
         cr_assert_float_eq(first_of(f.q, f.z), 1, 0);
         teardown(&f);
     }
+}
+
+/* Weights read without acquire, or after release, are not a number. */
+Test(strict, a_missing_acquire_shows)
+{
+    static const char config[] =
+        "{\"model_type\": \"qwen3_moe\", \"vocab_size\": 9, \"hidden_size\": 8,"
+        " \"num_hidden_layers\": 1, \"num_attention_heads\": 2,"
+        " \"num_key_value_heads\": 1, \"head_dim\": 4, \"intermediate_size\": 8,"
+        " \"moe_intermediate_size\": 8, \"num_experts\": 2,"
+        " \"num_experts_per_tok\": 1, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0}";
+    struct slc_err e = SLC_ERR_INIT;
+    struct slc_params ps;
+    struct slc_spec spec;
+    struct fixture f;
+
+    setup(&f, "strict");
+    cr_assert(slc_spec_parse(&spec, config, "config", &e) == 0, "%s", e.text);
+    cr_assert(slc_params_create(&ps, &spec, 1, 0, f.b, SLC_F32, true, &e) == 0);
+    cr_assert(slc_params_init(&ps, 3, f.q, &e) == 0, "%s", e.text);
+    int i = slc_params_find(&ps, SLC_FINAL_NORM, -1);
+    const float *w = slc_param_acquire(&ps, i, f.q);
+    SLC_RUN(f.q, copy, .dst = f.y, .src = w, .bytes = 8 * 4);
+    slc_param_release(&ps, i, f.q);
+    SLC_RUN(f.q, copy, .dst = f.z, .src = w, .bytes = 8 * 4); /* planted */
+    cr_assert_float_eq(first_of(f.q, f.y), 1, 0);
+    cr_assert(isnan(first_of(f.q, f.z)));
+    slc_params_destroy(&ps);
+    teardown(&f);
 }
 
 /* An op's error stays in its queue and travels with events. */
