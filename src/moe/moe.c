@@ -15,7 +15,7 @@ struct slc_moe {
     struct slc_router router;
     struct slc_experts experts;
     struct slc_dispatch *dispatch; /* NULL with ep = 1 */
-    float *dweights;               /* [T, K], scratch of backward */
+    float *dweights[2];            /* [T, K] of each slot, scratch of backward */
     struct slc_rows *own_rows;     /* [1] device: where results go with ep = 1 */
     void *device;
     struct slc_arena table;
@@ -30,8 +30,8 @@ static void layout(struct slc_moe *m, struct slc_arena *a)
 
     slc_router_carve(&m->router, n, m->o.renorm, m->o.training, a);
     slc_experts_carve(&m->experts, n, m->o.training, a);
-    if (m->o.training)
-        m->dweights =
+    for (int i = 0; i < m->o.slots && m->o.training; i++)
+        m->dweights[i] =
             slc_arena_take(a, "moe scratch", (size_t)(n->T * n->K) * sizeof(float));
     m->own_rows = slc_arena_take(a, "moe lists", sizeof(*m->own_rows));
 }
@@ -261,8 +261,9 @@ int slc_moe_experts(struct slc_moe *m, int slot, struct slc_err *e)
 }
 
 /* ep = 1: the expert rows of a token are summed straight into the output. */
-static void own_sum(struct slc_moe *m, const struct slc_moe_call *c)
+static void own_sum(struct slc_moe *m, int slot)
 {
+    const struct slc_moe_call *c = &m->call[slot];
     const struct slc_moe_shape *n = &m->shape;
     struct slc_rows to = {.data = c->d_out ? c->dx : c->out,
                           .stride = (int64_t)n->row_bytes,
@@ -270,7 +271,7 @@ static void own_sum(struct slc_moe *m, const struct slc_moe_call *c)
                           .count = (int32_t)n->T};
 
     if (c->d_out)
-        to.scalars = (char *)m->dweights;
+        to.scalars = (char *)m->dweights[slot];
     slc_upload(c->queue, m->own_rows, &to, sizeof(to));
     SLC_RUN(c->queue, expert_sum, .dst = m->own_rows, .y = m->experts.y,
             .add = c->d_out ? NULL : c->add,
@@ -291,7 +292,7 @@ int slc_moe_combine_post(struct slc_moe *m, int slot, struct slc_err *e)
                               c->d_out ? NULL : c->saved->row_weight,
                               c->d_out ? m->experts.dweight : NULL, e);
     else
-        own_sum(m, c);
+        own_sum(m, slot);
     m->counters.seconds_exchange += slc_now() - start;
     return rc;
 }
@@ -310,11 +311,11 @@ int slc_moe_combine_finish(struct slc_moe *m, int slot, struct slc_err *e)
     if (m->dispatch && !c->d_out)
         rc = slc_combine_finish(m->dispatch, slot, c->out, c->add, NULL, e);
     else if (m->dispatch)
-        rc = slc_combine_finish(m->dispatch, slot, c->dx, NULL, m->dweights, e);
+        rc = slc_combine_finish(m->dispatch, slot, c->dx, NULL, m->dweights[slot], e);
     middle = slc_now();
     if (rc == 0 && c->d_out)
         slc_router_backward(&m->router, c->queue, c->saved, c->weights->router,
-                            c->grads->router, c->x, c->dx, m->dweights, c->pool,
+                            c->grads->router, c->x, c->dx, m->dweights[slot], c->pool,
                             c->n_pools, c->prob_grad, c->z_coef);
     m->counters.seconds_exchange += middle - start;
     m->counters.seconds_router += slc_now() - middle;
