@@ -137,7 +137,10 @@ static int run(struct slc_save *s, struct slc_err *e)
     if (slc_save_data(s, e) < 0 || slc_save_collect(s, e) < 0)
         return -1;
     slc_failpoint("save:crcs");
-    return slc_agree(s->g, s->me == 0 ? slc_save_commit(s, e) : 0, e);
+    if (s->me == 0)
+        rc = slc_save_commit(s, e);
+    s->committed = s->me == 0 && rc == 0;
+    return slc_agree(s->g, rc, e);
 }
 
 static void clean_up(struct slc_save *s, int rc)
@@ -177,8 +180,8 @@ int slc_ckpt_save(struct slc_group *g, const char *run_dir, int keep,
 
     clean_up(&s, rc);
     if (rc < 0)
-        return slc_err_prefix(e, "checkpoint of step %lld not saved",
-                              (long long)state->step);
+        return slc_err_prefix(e, "checkpoint of step %lld %s", (long long)state->step,
+                              s.committed ? "saved, but" : "not saved");
     if (s.me == 0)
         slc_folder_keep(run_dir, state->step, keep);
     for (int i = 0; i < n; i++)

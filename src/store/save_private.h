@@ -34,6 +34,7 @@ struct slc_save {
     struct slc_made made;
     int64_t *offsets; /* [n] where the tensors are in state.h5 */
     int fd;
+    bool committed; /* member 0: the final name is there and durable */
     unsigned char *buf;    /* [SLC_SAVE_BUFFER] */
     uint32_t *crcs;        /* of this rank's pieces, in plan order */
     struct slc_manifest m; /* member 0: under way */
