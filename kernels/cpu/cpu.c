@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/gemm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,9 +41,17 @@ static enum isa isa_choose(void)
     return best;
 }
 
+static enum isa chosen;
+
+bool slc_cpu_has_bf16(void)
+{
+    return chosen == ISA_AVX512;
+}
+
 void slc_ops_cpu(struct slc_ops *ops)
 {
-    switch (isa_choose()) {
+    chosen = isa_choose();
+    switch (chosen) {
 #ifdef SLC_CPU_X86
     case ISA_AVX512:
         slc_cpu_avx512_fill(ops);
@@ -59,6 +67,7 @@ void slc_ops_cpu(struct slc_ops *ops)
 
 void slc_cpu_release(void)
 {
+    slc_product_release();
     free(scratch);
     scratch = NULL;
     scratch_bytes = 0;
@@ -68,11 +77,12 @@ void slc_cpu_describe(char *text, size_t len)
 {
     const dnnl_version_t *v = dnnl_version();
 
-    snprintf(text, len, "oneDNN %d.%d.%d, %s", v->major, v->minor, v->patch,
-             isa_names[isa_choose()]);
+    snprintf(text, len, "oneDNN %d.%d.%d, %s%s", v->major, v->minor, v->patch,
+             isa_names[chosen],
+             slc_cpu_has_bf16() ? "" : " (bf16 products are computed in fp32)");
 }
 
-static int scratch_grow(int64_t n, struct slc_err *e)
+int slc_cpu_scratch_grow(int64_t n, struct slc_err *e)
 {
     size_t bytes = (size_t)n * sizeof(float);
     void *p;
@@ -95,7 +105,7 @@ float *slc_cpu_scratch(struct slc_queue *q, int64_t n)
 {
     struct slc_err e = SLC_ERR_INIT;
 
-    if (scratch_grow(n, &e) == 0)
+    if (slc_cpu_scratch_grow(n, &e) == 0)
         return scratch;
     slc_queue_fail(q, &e);
     return NULL;
@@ -107,70 +117,4 @@ void slc_cpu_refuse(struct slc_queue *q, const char *what)
 
     slc_errf(&e, SLC_EXIT_UNSUPPORTED, "backend cpu: not supported: %s", what);
     slc_queue_fail(q, &e);
-}
-
-void slc_cpu_sgemm(struct slc_queue *q, bool trans_a, bool trans_b, int64_t M,
-                   int64_t N, int64_t K, const float *a, int64_t lda, const float *b,
-                   int64_t ldb, float beta, float *c, int64_t ldc)
-{
-    struct slc_err e = SLC_ERR_INIT;
-    dnnl_status_t rc = dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K,
-                                  1.0f, a, lda, b, ldb, beta, c, ldc);
-
-    if (rc == dnnl_success)
-        return;
-    slc_errf(
-        &e, SLC_EXIT_SYSTEM,
-        "backend cpu: oneDNN refused a product of [%lld,%lld] by [%lld,%lld] (status "
-        "%d); the node may be out of memory",
-        (long long)M, (long long)K, (long long)K, (long long)N, (int)rc);
-#pragma omp critical(slc_cpu_error)
-    slc_queue_fail(q, &e);
-}
-
-static int need_head(int64_t D, struct slc_err *e)
-{
-    if (D <= SLC_CPU_HEAD && D % 2 == 0)
-        return 0;
-    return slc_errf(
-        e, SLC_EXIT_UNSUPPORTED,
-        "backend cpu: not supported: head width %lld; use an even one up to %d",
-        (long long)D, SLC_CPU_HEAD);
-}
-
-static int need_rows(int64_t T, int64_t width, struct slc_err *e)
-{
-    return scratch_grow(slc_pieces_of(T).n * width, e);
-}
-
-int slc_cpu_prepare(enum slc_op op, const void *args, struct slc_err *e)
-{
-    if (op == SLC_OP_rmsnorm_backward) {
-        const struct slc_rmsnorm_backward_args *a = args;
-
-        return need_rows(a->T, a->H, e);
-    }
-    if (op == SLC_OP_qkv_rope_forward)
-        return need_head(((const struct slc_qkv_rope_forward_args *)args)->D, e);
-    if (op == SLC_OP_qkv_rope_backward) {
-        const struct slc_qkv_rope_backward_args *a = args;
-        int64_t width = a->norm == SLC_QK_NORM_FULL ? (a->NQ + a->NK) * a->D : 2 * a->D;
-
-        return need_head(a->D, e) || need_rows(a->T, width, e) ? -1 : 0;
-    }
-    if (op == SLC_OP_attention_forward)
-        return need_head(((const struct slc_attention_forward_args *)args)->D, e);
-    if (op == SLC_OP_attention_backward)
-        return need_head(((const struct slc_attention_backward_args *)args)->D, e);
-    if (op == SLC_OP_expert_index) {
-        const struct slc_expert_index_args *a = args;
-
-        if (a->El > SLC_CPU_EXPERTS)
-            return slc_errf(
-                e, SLC_EXIT_UNSUPPORTED,
-                "backend cpu: not supported: %lld experts on one rank; use a "
-                "larger ep so that at most %d remain",
-                (long long)a->El, SLC_CPU_EXPERTS);
-    }
-    return 0;
 }

@@ -55,13 +55,11 @@ static inline struct slc_pieces slc_pieces_of(int64_t T)
  */
 float *slc_cpu_scratch(struct slc_queue *q, int64_t n);
 
-/*
- * C[M,N] = op(A) op(B) + beta C, row-major fp32, on the calling thread alone when that
- * thread is one of a parallel region. A failure is noted in the queue.
- */
-void slc_cpu_sgemm(struct slc_queue *q, bool trans_a, bool trans_b, int64_t M,
-                   int64_t N, int64_t K, const float *a, int64_t lda, const float *b,
-                   int64_t ldb, float beta, float *c, int64_t ldc);
+/* The same at set-up. */
+int slc_cpu_scratch_grow(int64_t n, struct slc_err *e);
+
+/* oneDNN has products in bf16 here (AVX-512); elsewhere they go through fp32. */
+bool slc_cpu_has_bf16(void);
 
 /* Note in the queue that the op cannot be computed as asked. */
 void slc_cpu_refuse(struct slc_queue *q, const char *what);

@@ -7,7 +7,7 @@
 #define TILE 256
 
 /* Tiles of one expert's product, dealt to the threads in turn; `turn` counts tiles. */
-static void expert_tiles(struct slc_queue *q, const struct slc_matmul_args *a,
+static void expert_tiles(const struct slc_product *p, const struct slc_matmul_args *a,
                          int64_t *turn)
 {
     const int64_t threads = omp_get_num_threads(), mine = omp_get_thread_num();
@@ -15,14 +15,19 @@ static void expert_tiles(struct slc_queue *q, const struct slc_matmul_args *a,
     for (int64_t m = 0; m < a->M; m += TILE)
         for (int64_t n = 0; n < a->N; n += 2 * TILE)
             if ((*turn)++ % threads == mine)
-                slc_cpu_tile(q, a, m, n, TILE, 2 * TILE);
+                slc_product_tile(p, a, m, n, TILE, 2 * TILE);
 }
 
 void SLC_CPU(grouped_matmul)(struct slc_queue *q,
                              const struct slc_grouped_matmul_args *a)
 {
     const int64_t size = (int64_t)slc_dtype_size(a->dtype), N = a->N, K = a->Kd;
+    const struct slc_matmul_args layout = {
+        .trans_b = a->trans_w, .dtype = a->dtype, .c_dtype = a->dtype};
+    struct slc_product p;
 
+    if (!slc_product_begin(&p, q, &layout))
+        return;
 #pragma omp parallel if (a->off[a->El] * N * K > 32 * SLC_CPU_GRAIN)
     {
         int64_t turn = 0;
@@ -43,7 +48,7 @@ void SLC_CPU(grouped_matmul)(struct slc_queue *q,
                 .c_dtype = a->dtype,
             };
 
-            expert_tiles(q, &one, &turn);
+            expert_tiles(&p, &one, &turn);
         }
     }
 }
@@ -52,7 +57,12 @@ void SLC_CPU(grouped_wgrad)(struct slc_queue *q, const struct slc_grouped_wgrad_
 {
     const int64_t size = (int64_t)slc_dtype_size(a->dtype), N = a->N, K = a->Kd;
     const int64_t out = (int64_t)slc_dtype_size(a->dw_dtype);
+    const struct slc_matmul_args layout = {
+        .trans_a = true, .acc = a->acc, .dtype = a->dtype, .c_dtype = a->dw_dtype};
+    struct slc_product p;
 
+    if (!slc_product_begin(&p, q, &layout))
+        return;
 #pragma omp parallel if (a->off[a->El] * N * K > 32 * SLC_CPU_GRAIN)
     {
         int64_t turn = 0;
@@ -74,7 +84,7 @@ void SLC_CPU(grouped_wgrad)(struct slc_queue *q, const struct slc_grouped_wgrad_
                 .c_dtype = a->dw_dtype,
             };
 
-            expert_tiles(q, &one, &turn);
+            expert_tiles(&p, &one, &turn);
         }
     }
 }

@@ -8,8 +8,8 @@
  */
 static void tile_size(int64_t M, int64_t N, int64_t *tm, int64_t *tn)
 {
-    *tm = M < 512 ? M : 512;
-    *tn = N < 512 ? N : 512;
+    *tm = M < SLC_TILE_MAX ? M : SLC_TILE_MAX;
+    *tn = N < SLC_TILE_MAX ? N : SLC_TILE_MAX;
     while (((M + *tm - 1) / *tm) * ((N + *tn - 1) / *tn) < 32) {
         if (*tm >= *tn && *tm >= 256)
             *tm /= 2;
@@ -23,9 +23,10 @@ static void tile_size(int64_t M, int64_t N, int64_t *tm, int64_t *tn)
 void SLC_CPU(matmul)(struct slc_queue *q, const struct slc_matmul_args *a)
 {
     struct slc_matmul_args all = *a;
+    struct slc_product p;
     int64_t tm, tn;
 
-    if (a->M <= 0 || a->N <= 0)
+    if (a->M <= 0 || a->N <= 0 || !slc_product_begin(&p, q, a))
         return;
     all.lda = a->lda ? a->lda : a->trans_a ? a->M : a->K;
     all.ldb = a->ldb ? a->ldb : a->trans_b ? a->K : a->N;
@@ -35,5 +36,5 @@ void SLC_CPU(matmul)(struct slc_queue *q, const struct slc_matmul_args *a)
     schedule(static) if (a->M * a->N * a->K > 32 * SLC_CPU_GRAIN)
     for (int64_t m = 0; m < a->M; m += tm)
         for (int64_t n = 0; n < a->N; n += tn)
-            slc_cpu_tile(q, &all, m, n, tm, tn);
+            slc_product_tile(&p, &all, m, n, tm, tn);
 }

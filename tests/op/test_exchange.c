@@ -217,6 +217,11 @@ static const struct shape shapes[] = {
     {67, 16, 8, 1, 4, 1, 1, 1, true, SLC_F32},
 };
 
+static const struct shape bf16_shapes[] = {
+    {17, 7, 6, 3, 4, 2, 1, 0, false, SLC_BF16},
+    {67, 16, 8, 4, 4, 2, 4, 0, true, SLC_BF16},
+};
+
 static const struct shape low[] = {
     {67, 16, 8, 4, 1, 4, 128, 2, false, SLC_BF16},
     {300, 72, 8, 2, 2, 2, 128, 0, false, SLC_BF16},
@@ -269,6 +274,8 @@ Test(exchange, backends_agree)
         snprintf(label, sizeof(label), "shape %zu", i);
         op_compare(run, &shapes[i], label);
     }
+    op_compare(run, &bf16_shapes[0], "bf16");
+    op_compare(run, &bf16_shapes[1], "bf16 in rounds");
 }
 
 /* Forward is linear in x and the adjoint is the same path: this is its definition. */

@@ -44,6 +44,10 @@ static const struct shape shapes[] = {
     {3, 17, 33, {0, 0, 67, 67}, false, SLC_F32, SLC_F32},
     {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_F32, SLC_F32},
     {8, 64, 32, {0, 0, 0, 0, 0, 0, 0, 0, 300}, true, SLC_F32, SLC_F32},
+    {3, 17, 33, {0, 0, 67, 67}, true, SLC_BF16, SLC_F32},
+    {3, 17, 33, {0, 0, 67, 67}, false, SLC_BF16, SLC_F32},
+    {3, 17, 33, {0, 0, 67, 67}, false, SLC_BF16, SLC_BF16},
+    {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_BF16, SLC_F32},
 };
 
 Test(grouped, backends_agree)
@@ -56,8 +60,8 @@ Test(grouped, backends_agree)
     }
 }
 
-/* Segments as a GPU has them (multiples of 128): an odd and an even number of row tiles,
- * empty experts, widths on both sides of a tile of 256 and of a step of 64. */
+/* Segments as a GPU has them (multiples of 128): an odd and an even number of row
+ * tiles, empty experts, widths on both sides of a tile of 256 and of a step of 64. */
 static const struct shape low[] = {
     {1, 8, 8, {0, 128}, false, SLC_BF16, SLC_BF16},
     {4, 264, 200, {0, 128, 128, 512, 896}, false, SLC_BF16, SLC_BF16},

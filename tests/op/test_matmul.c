@@ -27,6 +27,27 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
     op_take(o, d, "c", s->c_dtype, c, nc, s->c_dtype == SLC_F32 ? 1e-5 : 1.0 / 128);
 }
 
+/* bf16 in, bf16 or fp32 out; every layout, K longer than a piece that is converted. */
+Test(matmul, backends_agree_in_bf16)
+{
+    static const int64_t mnk[][3] = {
+        {4, 4, 0},      {1, 1, 1},      {3, 67, 33},
+        {67, 129, 300}, {257, 513, 31}, {130, 70, 517},
+    };
+
+    for (int i = 0; i < 6; i++)
+        for (int k = 0; k < 32; k++) {
+            struct shape s = {mnk[i][0],     mnk[i][1], mnk[i][2],
+                              k & 8 ? 3 : 0, k & 1,     k & 2,
+                              k & 4,         SLC_BF16,  k & 16 ? SLC_BF16 : SLC_F32};
+            char label[64];
+
+            snprintf(label, sizeof(label), "M %d N %d K %d case %d", (int)s.M, (int)s.N,
+                     (int)s.K, k);
+            op_compare(run, &s, label);
+        }
+}
+
 Test(matmul, backends_agree)
 {
     static const int64_t mnk[][3] = {
@@ -56,9 +77,9 @@ Test(matmul, bf16_backends_agree)
         cr_skip_test("kernels/cpu has no products in bf16");
     for (int i = 0; i < 5; i++)
         for (int k = 0; k < 32; k++) {
-            struct shape s = {mnk[i][0], mnk[i][1], mnk[i][2], k & 8 ? 3 : 0,
-                              k & 1,     k & 2,     k & 4,     SLC_BF16,
-                              k & 16 ? SLC_F32 : SLC_BF16};
+            struct shape s = {mnk[i][0],     mnk[i][1], mnk[i][2],
+                              k & 8 ? 3 : 0, k & 1,     k & 2,
+                              k & 4,         SLC_BF16,  k & 16 ? SLC_F32 : SLC_BF16};
             char label[64];
 
             snprintf(label, sizeof(label), "bf16 M %d N %d K %d case %d", (int)s.M,
