@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "base/fail.h"
 
+volatile int64_t slc_steps_finished;
+
 /* Sums of doubles over all ranks; alone they are already whole. */
 static int sum_over_ranks(struct slc_job *j, double *v, int n, struct slc_err *e)
 {
@@ -108,6 +110,7 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
     r->update_s = opt.update_s;
     r->gather_s = opt.gather_s;
     j->step++;
+    slc_steps_finished++;
     j->samples += j->micro_batches * j->size * j->batch.rows;
     j->tokens += r->tokens;
     j->skipped += r->skipped;

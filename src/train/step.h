@@ -16,6 +16,10 @@ struct slc_step_report {
     double data_s, forward_s, backward_s, reduce_s, update_s, gather_s, agree_s;
 };
 
+/* Optimizer steps this process has finished: for whoever watches it from outside (a debugger,
+ * tests/train/count_malloc.c). */
+extern volatile int64_t slc_steps_finished;
+
 /*
  * One optimizer step of global_batch rows: micro-batch m of the step is the rows
  * [m*B, (m+1)*B) of it, B = micro_batch * ranks, rank r taking micro_batch of them
