@@ -15,7 +15,7 @@
 
 struct forward {
     float s[BK * BQ]; /* [key][query] */
-    float qt[SLC_CPU_HEAD * BQ], o[BQ * SLC_CPU_HEAD], kv[BK * SLC_CPU_HEAD];
+    float qt[SLC_CPU_HEAD * BQ], o[BQ * SLC_ATTN_ROW], kv[BK * SLC_ATTN_ROW];
     float max[BQ], sum[BQ], shift[BQ], factor[BQ];
 };
 
@@ -81,7 +81,7 @@ static void forward_pair(const struct slc_attention_forward_args *a, struct forw
     softmax_block(w, n, nk);
     for (int64_t i = 0; i < nq; i++) {
         const float f = w->factor[i];
-        float *o = w->o + i * SLC_CPU_HEAD;
+        float *o = w->o + i * slc_attn_row(D);
 
         if (f == 1.0f)
             continue;
@@ -89,8 +89,9 @@ static void forward_pair(const struct slc_attention_forward_args *a, struct forw
         for (int64_t d = 0; d < D; d++)
             o[d] *= f;
     }
-    struct slc_block v = slc_block_of(a->v, a->dtype, u0, nk, a->NK, g, D, w->kv);
-    slc_block_product(nq, D, nk, w->s, 1, BQ, v.rows, v.ld, w->o, SLC_CPU_HEAD, true);
+    struct slc_block v = slc_block_copy(a->v, a->dtype, u0, nk, a->NK, g, D, w->kv);
+    slc_block_product(nq, D, nk, w->s, 1, BQ, v.rows, v.ld, w->o, slc_attn_row(D),
+                      true);
 }
 
 static void forward_block(const struct slc_attention_forward_args *a, struct forward *w,
@@ -100,7 +101,7 @@ static void forward_block(const struct slc_attention_forward_args *a, struct for
     struct slc_block q = slc_block_of(a->q, a->dtype, t0, nq, a->NQ, h, D, w->o);
 
     slc_block_transpose(q.rows, q.ld, nq, D, w->qt, BQ);
-    memset(w->o, 0, (size_t)nq * SLC_CPU_HEAD * sizeof(float));
+    memset(w->o, 0, (size_t)(nq * slc_attn_row(D)) * sizeof(float));
     for (int64_t i = 0; i < BQ; i++) {
         w->max[i] = -INFINITY;
         w->sum[i] = 0;
@@ -109,7 +110,7 @@ static void forward_block(const struct slc_attention_forward_args *a, struct for
         forward_pair(a, w, t0, nq, u, slc_min(BK, t0 + nq - u), h);
     for (int64_t i = 0; i < nq; i++) {
         const int64_t at = ((t0 + i) * a->NQ + h) * D;
-        const float f = 1 / w->sum[i], *o = w->o + i * SLC_CPU_HEAD;
+        const float f = 1 / w->sum[i], *o = w->o + i * slc_attn_row(D);
         float buf[SLC_CPU_HEAD], *y = slc_out(a->o, a->dtype, at, buf);
 
 #pragma omp simd

@@ -10,6 +10,17 @@
 #define SLC_ATTN_BQ 64
 #define SLC_ATTN_BK 64
 
+/*
+ * Rows of a block in a buffer lie this far apart: a power of two would put them into
+ * few sets of the first cache level, and so do heads in memory, which is why a block
+ * that is read several times is copied.
+ */
+#define SLC_ATTN_ROW (SLC_CPU_HEAD + 16)
+static inline int64_t slc_attn_row(int64_t D)
+{
+    return (D + 15) / 16 * 16 + 16;
+}
+
 /* A block of rows of one head as fp32: `rows` at distance `ld`. */
 struct slc_block {
     const float *rows;
@@ -26,8 +37,21 @@ static inline struct slc_block slc_block_of(const void *p, enum slc_dtype t,
     if (t == SLC_F32)
         return (struct slc_block){(const float *)p + at, heads * D};
     for (int64_t i = 0; i < n; i++)
-        slc_in(p, t, at + i * heads * D, D, buf + i * D);
-    return (struct slc_block){buf, D};
+        slc_in(p, t, at + i * heads * D, D, buf + i * slc_attn_row(D));
+    return (struct slc_block){buf, slc_attn_row(D)};
+}
+
+/* The same, always in buf. */
+static inline struct slc_block slc_block_copy(const void *p, enum slc_dtype t,
+                                              int64_t first, int64_t n, int64_t heads,
+                                              int64_t head, int64_t D, float *buf)
+{
+    const struct slc_block b = slc_block_of(p, t, first, n, heads, head, D, buf);
+    const int64_t ld = slc_attn_row(D);
+
+    for (int64_t i = 0; b.rows != buf && i < n; i++)
+        memcpy(buf + i * ld, b.rows + i * b.ld, (size_t)D * sizeof(*buf));
+    return (struct slc_block){buf, ld};
 }
 
 /* Query t of a document starting at `from` sees keys [first_key, t]. */

@@ -10,10 +10,10 @@
  */
 struct backward {
     float p[BQ * BK], ds[BQ * BK];
-    float q[BQ * SLC_CPU_HEAD], d_o[BQ * SLC_CPU_HEAD];
-    float k[BK * SLC_CPU_HEAD], v[BK * SLC_CPU_HEAD];
+    float q[BQ * SLC_ATTN_ROW], d_o[BQ * SLC_ATTN_ROW], dq[BQ * SLC_ATTN_ROW];
+    float k[BK * SLC_ATTN_ROW], v[BK * SLC_ATTN_ROW];
     float kt[SLC_CPU_HEAD * BK], vt[SLC_CPU_HEAD * BK]; /* transposed */
-    float dk[BK * SLC_CPU_HEAD], dv[BK * SLC_CPU_HEAD];
+    float dk[BK * SLC_ATTN_ROW], dv[BK * SLC_ATTN_ROW];
 };
 
 /* <do, o> of one query. */
@@ -52,9 +52,9 @@ static void backward_pair(const struct slc_attention_backward_args *a,
                           int64_t t0, int64_t nq, int64_t u0, int64_t nk, int64_t h,
                           float *dq)
 {
-    const int64_t D = a->D, head = SLC_CPU_HEAD, n = slc_whole(nk);
-    struct slc_block q = slc_block_of(a->q, a->dtype, t0, nq, a->NQ, h, D, w->q);
-    struct slc_block o = slc_block_of(a->d_o, a->dtype, t0, nq, a->NQ, h, D, w->d_o);
+    const int64_t D = a->D, ld = slc_attn_row(D), n = slc_whole(nk);
+    struct slc_block q = slc_block_copy(a->q, a->dtype, t0, nq, a->NQ, h, D, w->q);
+    struct slc_block o = slc_block_copy(a->d_o, a->dtype, t0, nq, a->NQ, h, D, w->d_o);
 
     slc_block_product(nq, n, D, q.rows, q.ld, 1, w->kt, BK, w->p, BK, false);
     slc_block_product(nq, n, D, o.rows, o.ld, 1, w->vt, BK, w->ds, BK, false);
@@ -65,10 +65,17 @@ static void backward_pair(const struct slc_attention_backward_args *a,
                   slc_min(t + 1 - u0, nk), nk, a->lse[t * a->NQ + h],
                   delta_of(a, o.rows + i * o.ld, t, h), a->scale);
     }
-    slc_block_product(nk, D, nq, w->p, 1, BK, o.rows, o.ld, w->dv, head, true);
-    slc_block_product(nk, D, nq, w->ds, 1, BK, q.rows, q.ld, w->dk, head, true);
-    slc_block_product(nq, D, nk, w->ds, BK, 1, k.rows, k.ld, dq + (t0 * a->NQ + h) * D,
-                      a->NQ * D, true);
+    slc_block_product(nk, D, nq, w->p, 1, BK, o.rows, o.ld, w->dv, ld, true);
+    slc_block_product(nk, D, nq, w->ds, 1, BK, q.rows, q.ld, w->dk, ld, true);
+    slc_block_product(nq, D, nk, w->ds, BK, 1, k.rows, k.ld, w->dq, ld, false);
+    for (int64_t i = 0; i < nq; i++) {
+        float *sum = dq + ((t0 + i) * a->NQ + h) * D;
+        const float *part = w->dq + i * ld;
+
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++)
+            sum[d] += part[d];
+    }
 }
 
 static void put_keys(void *out, enum slc_dtype dtype, const float *x, int64_t u0,
@@ -78,9 +85,9 @@ static void put_keys(void *out, enum slc_dtype dtype, const float *x, int64_t u0
         const int64_t at = ((u0 + j) * heads + g) * D;
 
         if (dtype == SLC_F32)
-            memcpy((float *)out + at, x + j * SLC_CPU_HEAD, (size_t)D * sizeof(*x));
+            memcpy((float *)out + at, x + j * slc_attn_row(D), (size_t)D * sizeof(*x));
         else
-            slc_put(out, dtype, at, D, x + j * SLC_CPU_HEAD);
+            slc_put(out, dtype, at, D, x + j * slc_attn_row(D));
     }
 }
 
@@ -91,13 +98,13 @@ static void backward_keys(const struct slc_attention_backward_args *a,
 {
     const int64_t D = a->D, group = a->NQ / a->NK;
     const int64_t last = a->window > 0 ? slc_min(to, u0 + nk - 1 + a->window) : to;
-    struct slc_block k = slc_block_of(a->k, a->dtype, u0, nk, a->NK, g, D, w->k);
-    struct slc_block v = slc_block_of(a->v, a->dtype, u0, nk, a->NK, g, D, w->v);
+    struct slc_block k = slc_block_copy(a->k, a->dtype, u0, nk, a->NK, g, D, w->k);
+    struct slc_block v = slc_block_copy(a->v, a->dtype, u0, nk, a->NK, g, D, w->v);
 
     slc_block_transpose(k.rows, k.ld, nk, D, w->kt, BK);
     slc_block_transpose(v.rows, v.ld, nk, D, w->vt, BK);
-    memset(w->dk, 0, (size_t)nk * SLC_CPU_HEAD * sizeof(float));
-    memset(w->dv, 0, (size_t)nk * SLC_CPU_HEAD * sizeof(float));
+    memset(w->dk, 0, (size_t)(nk * slc_attn_row(D)) * sizeof(float));
+    memset(w->dv, 0, (size_t)(nk * slc_attn_row(D)) * sizeof(float));
     for (int64_t h = g * group; h < (g + 1) * group; h++)
         for (int64_t t = u0; t < last; t += BQ)
             backward_pair(a, w, k, from, t, slc_min(BQ, last - t), u0, nk, h, dq);
