@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sharded EP BUCKET: the optimizer on all ranks against one that has all parameters to
+ * sharded EP BUCKET [stage]: the optimizer on all ranks against one that has all parameters to
  * itself and is given the sum of all gradients. Checks weights, norm, skipping, sizes,
- * cuts and traffic.
+ * cuts and traffic. stage: as if ops could not use host memory, as on a GPU.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -211,6 +211,8 @@ int main(int argc, char **argv)
     struct slc_backend *b =
         slc_backend_open("ref", &(struct slc_backend_options){.threads = 1, .device = -1}, &e);
     NEED(b);
+    if (argc > 3 && !strcmp(argv[3], "stage"))
+        b->host_readable = false;
     struct slc_queue *q = slc_queue_create(b, &e);
     NEED(q);
     struct slc_optim_options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
