@@ -8,7 +8,7 @@ OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 layout=$top_builddir/tests/model/layout
 
-plan 23
+plan 25
 ranks "1 rank" -n 1 $layout --scope micro
 for scope in none micro sequence; do
     ranks "2 ranks, aux $scope" -n 2 $layout --scope $scope
@@ -26,3 +26,18 @@ ranks "20 steps, 2 ranks" -n 2 $layout --steps 20 --scope micro
 ranks "20 steps, ep 2" -n 4 $layout --ep 2 --scope micro --steps 20
 ranks "20 steps, 7 experts, ep 4" -n 4 $layout --ep 4 --experts 7 --topk 3 --scope sequence --steps 20
 ranks "20 steps, cpu" -n 4 $layout --ep 4 --backend cpu --scope micro --steps 20
+
+# The strict backend runs the same kernels late, with memory closed and weights hidden: the
+# same bits, or something was read too early, or without being acquired.
+same_bits() {
+    name=$1
+    shift
+    "$launch" -t 100 "$@" --backend ref >"$scratch/out" 2>&1 &&
+        grep ^step "$scratch/out" >"$scratch/ref" &&
+        "$launch" -t 100 "$@" --backend strict >"$scratch/out" 2>&1 &&
+        grep ^step "$scratch/out" >"$scratch/strict" &&
+        cmp "$scratch/ref" "$scratch/strict" >>"$scratch/out" 2>&1
+    report "$name" $?
+}
+same_bits "strict, 1 rank" -n 1 $layout --scope sequence --steps 3
+same_bits "strict, ep 2, recompute" -n 2 $layout --ep 2 --scope micro --recompute --steps 3
