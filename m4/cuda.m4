@@ -45,6 +45,19 @@ AS_IF([test $slc_have_cuda = yes], [
     CUDA_CPPFLAGS="-I$slc_cuda_home/include"
     CUDA_LDFLAGS="-L$slc_cuda_home/lib64"
 ], [slc_from_cuda="no nvcc: Debian, RHEL cuda-toolkit-13-0"])
+slc_from_cudnn="no"
+CUDNN_LIBS=
+AS_IF([test $slc_have_cuda = yes], [
+    slc_save_cppflags=$CPPFLAGS slc_save_ldflags=$LDFLAGS slc_save_libs=$LIBS
+    CPPFLAGS="$CPPFLAGS $CUDA_CPPFLAGS" LDFLAGS="$LDFLAGS $CUDA_LDFLAGS"
+    slc_from_cudnn="no cuDNN 9: attention on the plain kernels; Debian, RHEL cudnn9-cuda-13"
+    AC_CHECK_HEADER([cudnn.h], [AC_CHECK_LIB([cudnn], [cudnnBackendExecute], [
+        CUDNN_LIBS=-lcudnn
+        CUDA_CPPFLAGS="$CUDA_CPPFLAGS -DSLC_HAVE_CUDNN"
+        slc_from_cudnn=yes])])
+    CPPFLAGS=$slc_save_cppflags LDFLAGS=$slc_save_ldflags LIBS=$slc_save_libs
+])
+AC_SUBST([CUDNN_LIBS])
 AC_SUBST([CUDA_CPPFLAGS])
 AC_SUBST([CUDA_LDFLAGS])
 AM_CONDITIONAL([HAVE_CUDA], [test $slc_have_cuda = yes])

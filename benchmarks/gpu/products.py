@@ -115,6 +115,8 @@ def grouped(shapes):
                            dw_dtype=1, **same)
         wf = lambda: B.run("grouped_wgrad", dw=dwf, dy=gp, x=xp, N=N, Kd=K, acc=True,
                            dw_dtype=0, **same)
+        wn = lambda: B.run("grouped_wgrad", dw=dwf, dy=gp, x=xp, N=N, Kd=K, acc=False,
+                           dw_dtype=0, **same)
         tf = lambda: torch._grouped_mm(x, w, ends)
         td = lambda: torch._grouped_mm(g, w.transpose(1, 2), ends)
         tw = lambda: torch._grouped_mm(x.t(), g, ends)
@@ -137,7 +139,8 @@ def grouped(shapes):
         flop = 2 * rows * K * N
         for name, ours, theirs, err in [
                 ("grouped_fwd", fwd, tf, "fwd"), ("grouped_dgrad", dgrad, td, "dgrad"),
-                ("grouped_wgrad", wg, tw, "wgrad"), ("grouped_wgrad_f32_acc", wf, tw, "wf")]:
+                ("grouped_wgrad", wg, tw, "wgrad"), ("grouped_wgrad_f32_acc", wf, tw, "wf"),
+                ("grouped_wgrad_f32", wn, tw, "wf")]:
             r = pair(name, s["name"], flop, ours, theirs,
                      [float("%.2e" % v) for v in errors[err]])
             ratios.setdefault(name, []).append(r)

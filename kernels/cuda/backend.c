@@ -357,9 +357,12 @@ static void describe(struct slc_backend *b, char *text, size_t len)
     const struct slc_cuda *c = (struct slc_cuda *)b;
     const size_t lt = cublasLtGetVersion();
 
-    snprintf(text, len, "GPU %d %s, %.0f GiB, cuBLASLt %zu.%zu.%zu", c->device,
+    char attention[64];
+
+    slc_cuda_attention_describe(c, attention, sizeof(attention));
+    snprintf(text, len, "GPU %d %s, %.0f GiB, cuBLASLt %zu.%zu.%zu, %s", c->device,
              c->prop.name, (double)c->prop.totalGlobalMem / (1u << 30), lt / 10000,
-             lt / 100 % 100, lt % 100);
+             lt / 100 % 100, lt % 100, attention);
 }
 
 static void destroy(struct slc_backend *b)
@@ -369,6 +372,7 @@ static void destroy(struct slc_backend *b)
     while (c->queues)
         queue_destroy(&c->queues->base);
     slc_cuda_plans_destroy(c->plans);
+    slc_cuda_attention_destroy(c->attention);
     if (c->lt)
         cublasLtDestroy(c->lt);
     free(c);

@@ -25,7 +25,7 @@ extern "C" {
 #define SLC_CUDA_STAGE_BYTES (1u << 20)
 
 struct slc_cuda_plans;
-struct slc_cuda_attention;
+struct slc_cuda_attention; /* cuDNN's plans */
 
 struct slc_cuda {
     struct slc_backend base;
@@ -34,6 +34,7 @@ struct slc_cuda {
     size_t smem_max; /* most dynamic shared memory of a block */
     cublasLtHandle_t lt;
     struct slc_cuda_plans *plans; /* dense products seen so far */
+    struct slc_cuda_attention *attention;
     size_t scratch_need;          /* what prepare() asked for, bytes of each queue */
     struct slc_cuda_queue *queues;
     uint64_t allocations; /* device allocations so far, by callers and by ops */
@@ -88,6 +89,20 @@ void slc_cuda_matmul_plain(struct slc_queue *q, const struct slc_matmul_args *a)
  * the shape, dtype or card is not theirs. */
 int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_args *a);
 int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args *a);
+
+/* Attention on the ordinary units (attention_plain.cu), and by cuDNN (attention.c). */
+void slc_cuda_attention_forward_plain(struct slc_queue *q,
+                                      const struct slc_attention_forward_args *a);
+void slc_cuda_attention_backward_plain(struct slc_queue *q,
+                                       const struct slc_attention_backward_args *a);
+void slc_cuda_sequences(struct slc_queue *q, int32_t *length, int32_t *off_q,
+                        int32_t *off_k, int32_t *off_stats, const int32_t *seg,
+                        int64_t n_seg, int64_t B, int64_t NQ, int64_t NK, int64_t D);
+void slc_cuda_attention_destroy(struct slc_cuda_attention *a);
+/* Plans for whole rows of max_len tokens; their scratch. */
+size_t slc_cuda_attention_prepare(struct slc_cuda *c,
+                                  const struct slc_attention_backward_args *a);
+void slc_cuda_attention_describe(const struct slc_cuda *c, char *text, size_t len);
 
 size_t slc_cuda_embedding_scratch(struct slc_cuda *c,
                                   const struct slc_embedding_backward_args *a);

@@ -83,6 +83,17 @@ __device__ void count_pairs(int *pairs, const group_args &g, bool wgrad)
         pairs[0] = 0;
 }
 
+/* Tile `at` of mp x nt (pairs of row tiles, column tiles), in bands of 8 pairs, so that
+ * what runs at one time is about square and its operands stay in the L2 cache. */
+__device__ __forceinline__ void place_of(int at, int mp, int nt, int &m, int &n)
+{
+    const int band = min(at / (8 * nt), mp / 8), rows = min(8, mp - band * 8);
+
+    at -= band * 8 * nt;
+    m = band * 8 + at % rows;
+    n = at / rows;
+}
+
 __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int rank,
                         bool wgrad)
 {
@@ -97,16 +108,15 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
         else
             hi = mid;
     }
-    int at = pair - pairs[lo];
+    int at = pair - pairs[lo], m, n;
     const int rows = g.off[lo + 1] - g.off[lo];
 
     t.e = lo;
     t.share_b = true;
     if (wgrad) {
-        const int mp = tiles_of(g.M, 2 * BM);
-
-        t.a0 = (at % mp * 2 + rank) * BM;
-        t.b0 = at / mp * BN;
+        place_of(at, tiles_of(g.M, 2 * BM), tiles_of(g.N, BN), m, n);
+        t.a0 = (m * 2 + rank) * BM;
+        t.b0 = n * BN;
         t.k0 = g.off[lo];
         t.steps = rows / BK;
         return t;
@@ -115,8 +125,9 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
     t.k0 = 0;
     t.steps = tiles_of(g.K, BK);
     if (at < mp * nt) {
-        t.a0 = g.off[lo] + (at % mp * 2 + rank) * BM;
-        t.b0 = at / mp * BN;
+        place_of(at, mp, nt, m, n);
+        t.a0 = g.off[lo] + (m * 2 + rank) * BM;
+        t.b0 = n * BN;
     } else {
         at -= mp * nt;
         t.share_b = false;
@@ -280,6 +291,9 @@ __global__ void __launch_bounds__(THREADS, 1)
             for (int pair = blockIdx.x / 2; pair < count; pair += step) {
                 const tile t = tile_of(pairs, g, pair, rank, WGRAD);
 
+                /* what will be added to: an addition that misses the cache is slow */
+                for (int i = 0; OUT == OUT_F32_ADD && t.steps > 0 && i < 16; i++)
+                    slc_tma_prefetch(&mc, t.b0 + i / 2 * 32, t.a0 + i % 2 * 64, t.e);
                 for (int s = 0; s < t.steps; s++) {
                     slc_bar_wait(empty + stage * 8, phase ^ 1);
                     slc_bar_expect(full + stage * 8, STAGE_BYTES);
