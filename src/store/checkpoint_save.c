@@ -67,18 +67,20 @@ static int make_folder(struct slc_save *s, struct slc_err *e)
     return 0;
 }
 
-/* A disk too full even for an estimate is found before HDF5, whose close would fail. */
+/* HDF5's own writes must not fail: its close could not cope. So the place of its metadata,
+ * at the end of a file of this size, is tried first: a full disk, a quota, a size limit. */
 static int probe_space(const struct slc_save *s, const char *path, struct slc_err *e)
 {
-    int64_t bytes = 65536 + 1024 * (int64_t)s->n;
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int64_t metadata = 65536 + 1024 * (int64_t)s->n, bytes = 0;
+    int rc = 0, fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 
     if (fd < 0)
-        return slc_errf(e, SLC_EXIT_SYSTEM, "cannot create %s: %s", path,
-                        strerror(errno));
+        return slc_errf(e, SLC_EXIT_SYSTEM, "cannot create %s: %s", path, strerror(errno));
     for (int i = 0; i < s->n; i++)
         bytes += slc_tensor_bytes(&s->t[i]);
-    int rc = reserve(fd, bytes, path, e);
+    if (fallocate(fd, 0, bytes, metadata) < 0 && errno != EOPNOTSUPP && errno != ENOSYS)
+        rc = slc_errf(e, SLC_EXIT_SYSTEM, "cannot reserve %lld bytes for %s: %s",
+                      (long long)(bytes + metadata), path, strerror(errno));
     close(fd);
     unlink(path);
     return rc;

@@ -32,7 +32,7 @@ killed() {
     report "rank $2 dies at $1 ($3), step $4: step $5 is there" $?
 }
 
-plan 27
+plan 26
 "$launch" -t 60 -n 2 "$good" save "$base" 1 101 0 >"$scratch/out" 2>&1 &&
     "$launch" -t 60 -n 2 "$good" save "$base" 2 102 1 >>"$scratch/out" 2>&1
 report "two checkpoints to fall back on" $?

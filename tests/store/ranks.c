@@ -225,19 +225,21 @@ static int bench(const char *run, int64_t mib)
     for (int64_t k = 0; k < x.count; k++)
         pool[k] = (float)k;
     OK(slc_run_lock(all, run, &e));
-    snprintf(path, sizeof(path), "%s/plain", run);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
+        /* as a save does, a new file before the old one goes */
+        snprintf(path, sizeof(path), "%s/plain.%d", run, i);
         double pw = plain(path, x.count * 4, true);
-        OK(slc_ckpt_save(all, run, 1, &state, &t, 1, copy_out, NULL, &w, &e));
         double pr = plain(path, x.count * 4, false);
+        snprintf(path, sizeof(path), "%s/plain.%d", run, i - 1);
+        unlink(path);
+        OK(slc_ckpt_save(all, run, 1, &state, &t, 1, copy_out, NULL, &w, &e));
         OK(slc_ckpt_find(all, run, path, &e));
         OK(slc_ckpt_load(all, path, &t, 1, copy_in, NULL, &r, &e));
-        snprintf(path, sizeof(path), "%s/plain", run);
-        unlink(path);
         double gb = (double)(mib << 20) * 1e-9;
         if (me == 0)
             printf("%d ranks, %lld MiB: pwrite+fsync %.2f GB/s, save %.2f GB/s; pread "
                    "%.2f "
+
                    "GB/s, load %.2f GB/s\n",
                    size, (long long)mib, gb / pw, gb / w.seconds, gb / pr,
                    gb / r.seconds);
