@@ -55,7 +55,8 @@ void op_out_free(struct op_out *o);
 bool op_multiplies_bf16(void);
 
 /* Host arrays that live until the op_test that made them returns, or the process ends.
- * `key` names the array: the same key gives the same values. */
+ * `key` names the array: the same key gives the same values, of mean 0 and deviation
+ * `scale`. */
 float *op_normal(int64_t n, uint64_t key, double scale);
 /* The same values as `dtype` (fp32 or bf16). */
 void *op_values(int64_t n, uint64_t key, double scale, enum slc_dtype dtype);
