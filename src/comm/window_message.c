@@ -69,6 +69,8 @@ static void release_held(struct slc_target *t)
         store(t, t->held[n].offset, t->held[n].value);
         n++;
     }
+    if (n == 0)
+        return;
     t->n_held -= n;
     memmove(t->held, t->held + n, t->n_held * sizeof(*t->held));
 }
