@@ -158,12 +158,11 @@ int slc_windows_progress(struct slc_world *w, struct slc_err *e);
 /* Register the handlers of windows whose lane has no put. */
 int slc_windows_open(struct slc_world *w, struct slc_err *e);
 
-/* --- bind.c
- * ----------------------------------------------------------------------------- */
+/* --- bind.c ------------------------------------------------------------------------ */
 
-/* Bind this process to its share of what was granted, unless Slurm bound it or there is
- * not a core for each local rank. Then fills shares_cores. */
-int slc_bind(struct slc_world *w, struct slc_err *e);
+/* Bind this process to its share of the machine's granted cores, unless Slurm bound it or
+ * there is not a core for each thread. Not being able to is a warning only. */
+void slc_bind(const struct slc_world *w);
 
 /* --- process.c ----------------------------------------------------------------------
  */

@@ -276,6 +276,7 @@ static int start_together(struct slc_world *w, const struct slc_err *early,
         return -1;
     find_nodes(w);
     find_sharing(w);
+    slc_bind(w); /* before threads are made */
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
 #include "comm/check.h"
@@ -18,6 +19,8 @@ static struct slc_err e = SLC_ERR_INIT;
 static void act(const char *how, struct slc_world *w)
 {
     usleep(300000); /* the others are waiting by now */
+    if (strcmp(how, "none") != 0)
+        fprintf(stderr, "leave: acts at %.3f\n", slc_now());
     if (strcmp(how, "kill") == 0)
         raise(SIGKILL);
     if (strcmp(how, "stop") == 0)
@@ -59,6 +62,7 @@ int main(int argc, char **argv)
     who = atoi(argv[2]);
     slc_fail_set_folder(argv[4]);
     if (strcmp(argv[1], "early") == 0 && atoi(getenv("PMIX_RANK")) == who) {
+        fprintf(stderr, "leave: acts at %.3f\n", slc_now());
         slc_errf(&early, SLC_EXIT_CONFIG, "the planted early error");
         o.early = &early;
     }
@@ -73,7 +77,9 @@ int main(int argc, char **argv)
     usleep(1200000); /* beats carry the phase */
     if (slc_world_rank(w) == who)
         act(argv[1], w);
-    if (strcmp(argv[1], "none") != 0)
+    if (slc_world_rank(w) == who && strcmp(argv[1], "refuse") == 0)
+        rc = slc_fail_check(&e); /* who refuses takes no part any more */
+    else if (strcmp(argv[1], "none") != 0)
         rc = wait_somewhere(argv[3], w, g, win);
     else
         OK(slc_barrier(g, &e));

@@ -489,6 +489,8 @@ int main(int argc, char **argv)
     sigprocmask(SIG_BLOCK, &set, NULL); /* before PMIx starts its threads */
     start_server();
     double start = now();
+    if (opt.verbose)
+        fprintf(stderr, "launch: started at %.3f\n", start);
     for (int r = 0; r < opt.n; r++)
         start_rank(r);
     int worst = watch(start);
