@@ -114,11 +114,13 @@ static void run_case(struct fixture *f)
     cr_assert_eq(moe_layer_fetch(&f->l, &f->got, &e), 0, "%s", e.text);
 }
 
+static int case_number;
+
 static void near(const char *what, const float *got, const float *want, int64_t n)
 {
     double d = moe_distance(got, want, n);
 
-    cr_expect(d < 1e-5, "%s differs by %g", what, d);
+    cr_expect(d < 1e-5, "case %d: %s differs by %g", case_number, what, d);
 }
 
 static void compare(const struct moe_case *c, const struct moe_result *got,
@@ -143,6 +145,7 @@ static void check_backend(const char *backend)
         struct fixture f;
 
         c.seed = 100 + i;
+        case_number = (int)i;
         open_case(&f, &c, backend, true);
         run_case(&f);
         moe_dense(&c, &f.d, &f.want);
