@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/fail.h"
 #include "moe/balance.h"
 #include "moe/dispatch.h"
 #include "moe/experts.h"
@@ -192,13 +193,25 @@ int slc_moe_dispatch_test(struct slc_moe *m, int slot, struct slc_err *e)
     return m->dispatch ? slc_dispatch_test(m->dispatch, slot, e) : 1;
 }
 
+/* A failure while waiting for rows is one of the exchange, whatever step or pass it is in. */
+static int wait_dispatch(struct slc_moe *m, int slot, struct slc_err *e)
+{
+    const char *phase = slc_fail_phase();
+
+    slc_fail_set_phase("exchange");
+    int rc = slc_dispatch_finish(m->dispatch, slot, &m->view[slot], e);
+    if (rc == 0)
+        slc_fail_set_phase(phase);
+    return rc;
+}
+
 int slc_moe_dispatch_finish(struct slc_moe *m, int slot, struct slc_err *e)
 {
     double start = slc_now();
     int rc = 0;
 
     if (m->dispatch)
-        rc = slc_dispatch_finish(m->dispatch, slot, &m->view[slot], e);
+        rc = wait_dispatch(m, slot, e);
     else
         m->view[slot] = own_view(m, &m->call[slot]);
     m->counters.seconds_exchange += slc_now() - start;
