@@ -6,6 +6,8 @@
 #include "comm/comm_private.h"
 
 #include <pmix.h>
+
+#include "base/fail.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +63,7 @@ int slc_bootstrap_open(struct slc_world *w, struct slc_err *e)
                         "use: srun --mpi=pmix");
     if (rc != PMIX_SUCCESS)
         return pmix_error(e, "PMIx_Init", rc);
+    slc_fail_set_phase("bootstrap");
     PMIX_LOAD_PROCID(&job, self.nspace, PMIX_RANK_WILDCARD);
     rc = PMIx_Get(&job, PMIX_JOB_SIZE, NULL, 0, &value);
     if (rc != PMIX_SUCCESS) {
