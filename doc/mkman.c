@@ -43,7 +43,7 @@ static const char tail[] =
     "run:\n"
     "  dir: run\n"
     "train:\n"
-    "  steps: 400\n"
+    "  steps: 300\n"
     "  global_batch: 16\n"
     "  micro_batch: 4\n"
     "parallel:\n"
