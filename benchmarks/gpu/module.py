@@ -37,7 +37,8 @@ class Backend:
         create = self.lib.slc_backend_cuda_create
         create.restype = C.c_void_p
         e = Err()
-        self.b = create(C.c_int(1), C.byref(Options(0, 0)), C.byref(e))
+        abi = C.c_int.in_dll(self.lib, "slc_cuda_abi").value
+        self.b = create(C.c_int(abi), C.byref(Options(0, 0)), C.byref(e))
         if not self.b:
             raise RuntimeError(e.text.decode())
         table = (C.c_void_p * (1 + len(CALLS))).from_address(self.b)

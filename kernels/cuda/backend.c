@@ -441,6 +441,7 @@ static int open_device(struct slc_cuda *c, int asked, struct slc_err *e)
 }
 
 slc_backend_cuda_create_f slc_backend_cuda_create;
+const int slc_cuda_abi = SLC_BACKEND_ABI; /* for benchmarks/gpu/module.py */
 
 struct slc_backend *slc_backend_cuda_create(int abi,
                                             const struct slc_backend_options *opts,

@@ -291,9 +291,6 @@ __global__ void __launch_bounds__(THREADS, 1)
             for (int pair = blockIdx.x / 2; pair < count; pair += step) {
                 const tile t = tile_of(pairs, g, pair, rank, WGRAD);
 
-                /* what will be added to: an addition that misses the cache is slow */
-                for (int i = 0; OUT == OUT_F32_ADD && t.steps > 0 && i < 16; i++)
-                    slc_tma_prefetch(&mc, t.b0 + i / 2 * 32, t.a0 + i % 2 * 64, t.e);
                 for (int s = 0; s < t.steps; s++) {
                     slc_bar_wait(empty + stage * 8, phase ^ 1);
                     slc_bar_expect(full + stage * 8, STAGE_BYTES);

@@ -110,14 +110,6 @@ __device__ __forceinline__ void slc_tma_add(const CUtensorMap *map, uint32_t src
                  "r"(src), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
-/* Bring a box to the L2 cache. */
-__device__ __forceinline__ void slc_tma_prefetch(const CUtensorMap *map, int x, int y, int z)
-{
-    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(
-                     map),
-                 "r"(x), "r"(y), "r"(z)
-                 : "memory");
-}
 /* All but the last N stores have read their shared memory. */
 template <int N> __device__ __forceinline__ void slc_tma_store_read(void)
 {

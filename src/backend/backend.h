@@ -205,7 +205,8 @@ struct slc_backend *slc_backend_strict_create(const struct slc_backend_options *
 
 /* Entry point of the CUDA module, found by dlsym. */
 #define SLC_CUDA_MODULE_SYMBOL "slc_backend_cuda_create"
-#define SLC_BACKEND_ABI 1
+/* Differs between builds whose tables differ: a module of another build is refused. */
+#define SLC_BACKEND_ABI ((int)(100 * sizeof(struct slc_backend) + SLC_OP_COUNT))
 typedef struct slc_backend *slc_backend_cuda_create_f(int abi,
                                                       const struct slc_backend_options *opts,
                                                       struct slc_err *e);

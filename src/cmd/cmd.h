@@ -16,6 +16,7 @@ int slc_cmd_score(int argc, char **argv);
 int slc_cmd_generate(int argc, char **argv);
 int slc_cmd_tokenize(int argc, char **argv);
 int slc_cmd_doctor(int argc, char **argv);
+int slc_cmd_bench(int argc, char **argv);
 
 /*
  * Command-line flags of one command: a table parsed by slc_flags_parse. A flag takes a value

@@ -35,6 +35,7 @@ static const struct command commands[] = {
     {"generate", "continue a text", slc_cmd_generate},
     {"tokenize", "token ids of a file", slc_cmd_tokenize},
     {"doctor", "what this node offers and what will not work", slc_cmd_doctor},
+    {"bench", "rates of products and attention on this device", slc_cmd_bench},
     {"version", "print the version", cmd_version},
     {"help", "list the commands", cmd_help},
 };
