@@ -140,6 +140,9 @@ static int describe(struct plan *p)
 static bool choose(struct slc_cuda *c, struct plan *p)
 {
     const size_t bytes = SLC_CUDA_BLAS_BYTES;
+    /* Parts of a sum along K stay fp32; in the output's type they would lose bits. */
+    const uint32_t schemes =
+        CUBLASLT_REDUCTION_SCHEME_INPLACE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t align_a = (uint32_t)p->key.align_b;
     const uint32_t align_b = (uint32_t)p->key.align_a;
     const uint32_t align_c = (uint32_t)p->key.align_c;
@@ -153,6 +156,7 @@ static bool choose(struct slc_cuda *c, struct plan *p)
     cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_##name, &(value),  \
                                          sizeof(value))
     SET(MAX_WORKSPACE_BYTES, bytes);
+    SET(REDUCTION_SCHEME_MASK, schemes);
     SET(MIN_ALIGNMENT_A_BYTES, align_a);
     SET(MIN_ALIGNMENT_B_BYTES, align_b);
     SET(MIN_ALIGNMENT_C_BYTES, align_c);

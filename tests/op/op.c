@@ -174,11 +174,6 @@ static const char *tested(void)
     return name && name[0] ? name : "cpu";
 }
 
-bool op_multiplies_bf16(void)
-{
-    return strcmp(tested(), "cpu") != 0;
-}
-
 void op_run(const char *backend, op_test *f, const void *param, struct op_out *o)
 {
     run_on(strcmp(backend, "cpu") ? backend : tested(), 1, f, param, o);

@@ -51,8 +51,6 @@ void op_compare(op_test *f, const void *param, const char *label);
 /* Run on one backend ("ref", "cpu") and return its outputs; free with op_out_free. */
 void op_run(const char *backend, op_test *f, const void *param, struct op_out *o);
 void op_out_free(struct op_out *o);
-/* Whether the backend under test has products in bf16 (kernels/cpu has none). */
-bool op_multiplies_bf16(void);
 
 /* Host arrays that live until the op_test that made them returns, or the process ends.
  * `key` names the array: the same key gives the same values, of mean 0 and deviation

@@ -219,7 +219,7 @@ static const struct shape shapes[] = {
 
 static const struct shape bf16_shapes[] = {
     {17, 7, 6, 3, 4, 2, 1, 0, false, SLC_BF16},
-    {67, 16, 8, 4, 4, 2, 4, 0, true, SLC_BF16},
+    {67, 16, 8, 4, 4, 2, 128, 0, true, SLC_BF16}, /* 128: what a GPU asks for */
 };
 
 static const struct shape low[] = {
@@ -231,8 +231,6 @@ static const struct shape low[] = {
 
 Test(exchange, bf16_backends_agree)
 {
-    if (!op_multiplies_bf16())
-        cr_skip_test("kernels/cpu has no products in bf16");
     for (size_t i = 0; i < sizeof(low) / sizeof(*low); i++) {
         char label[64];
 
