@@ -34,7 +34,7 @@ static void machine_name(char name[SLC_NAME_MAX])
     name[SLC_NAME_MAX - 1] = '\0';
 }
 
-/* Threads this rank will use, as far as the environment says. */
+/* Threads this rank will use, as far as the environment says; 0: it says nothing. */
 static int threads_wanted(void)
 {
     static const char *const names[] = {"OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"};
@@ -45,7 +45,7 @@ static int threads_wanted(void)
         if (text && atoi(text) > 0)
             return atoi(text);
     }
-    return 1;
+    return 0;
 }
 
 static void fill_blob(struct slc_blob *b)
@@ -55,7 +55,7 @@ static void fill_blob(struct slc_blob *b)
     machine_name(b->machine);
     CPU_ZERO(&b->cpus);
     sched_getaffinity(0, sizeof(b->cpus), &b->cpus);
-    b->threads = threads_wanted();
+    b->threads = threads_wanted() > 0 ? threads_wanted() : 1;
     slc_process_self(&b->process);
 }
 
@@ -421,6 +421,24 @@ const char *slc_world_host(const struct slc_world *w, int rank)
 bool slc_world_shares_cores(const struct slc_world *w)
 {
     return w->shares_cores;
+}
+
+int slc_world_threads(const struct slc_world *w)
+{
+    int ranks = 1, n = threads_wanted();
+    cpu_set_t now;
+
+    if (n > 0 || sched_getaffinity(0, sizeof(now), &now) < 0)
+        return n > 0 ? n : 1;
+    /* Ranks with one and the same mask share it; a rank bound by us has its own. */
+    if (w->size > 1 && CPU_EQUAL(&now, &w->peers[w->rank].blob->cpus)) {
+        ranks = 0;
+        for (int r = 0; r < w->size; r++)
+            ranks += w->peers[r].same_machine &&
+                     CPU_EQUAL(&now, &w->peers[r].blob->cpus);
+    }
+    n = CPU_COUNT(&now) / (ranks > 0 ? ranks : 1);
+    return n > 0 ? n : 1;
 }
 
 const char *slc_world_transports(const struct slc_world *w)

@@ -55,6 +55,10 @@ const char *slc_world_host(const struct slc_world *w, int rank); /* SLURMD_NODEN
 /* True when ranks of this node share cores (more ranks x threads than cores granted). */
 bool slc_world_shares_cores(const struct slc_world *w);
 
+/* CPU threads this rank should use: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else its
+ * share of the cores granted to the ranks of its machine; at least 1. */
+int slc_world_threads(const struct slc_world *w);
+
 /* One line for the start banner: "4 ranks on 2 nodes, same node: posix, other: tcp". */
 const char *slc_world_transports(const struct slc_world *w);
 

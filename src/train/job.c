@@ -77,7 +77,8 @@ static int open_data(struct slc_job *j, struct slc_err *e)
 static int open_backend(struct slc_job *j, struct slc_err *e)
 {
     struct slc_backend_options bo = {
-        .threads = (int)j->o->run.threads,
+        .threads = j->o->run.threads > 0 ? (int)j->o->run.threads
+                                         : slc_world_threads(j->world),
         .device = -1,
     };
 
