@@ -4,6 +4,9 @@
 load testbed
 setup_file() {
     testbed_start
+    if ldd "$top_builddir/sluice" | grep -q 'lib[at]san'; then
+        skip "a sanitizer must be the first library; nothing else can be preloaded"
+    fi
     export PATH=$top_srcdir/slurm:$PATH
     cd "$TB"
     cp "$top_srcdir/LICENSE" text.txt
