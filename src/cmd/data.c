@@ -6,19 +6,20 @@
 #include "data/corpus.h"
 
 static const char usage[] =
-    "sluice data build --out CORPUS.h5 [--tokenizer bytes] [--validation F] INPUT...";
+    "sluice data build --out CORPUS.h5 [--tokenizer NAME | --vocab N] [--validation F] "
+    "INPUT...";
 
 static int build(int argc, char **argv, struct slc_err *e)
 {
-    const char *out = NULL, *tokenizer = "bytes", *validation = "0", *vocab = "0";
+    const char *out = NULL, *tokenizer = NULL, *validation = "0", *vocab = "0";
     long long v;
     int n;
     const struct slc_flag flags[] = {
         {"--out", "FILE", "corpus file to write (HDF5)", &out, NULL},
-        {"--tokenizer", "NAME", "bytes (default)", &tokenizer, NULL},
+        {"--tokenizer", "NAME", "bytes (the default, unless --vocab is given)", &tokenizer, NULL},
         {"--validation", "F", "last share of the tokens to hold out, 0 to 0.5 (0)",
          &validation, NULL},
-        {"--vocab", "N", "vocabulary of {\"ids\": [...]} lines (from the tokenizer)", &vocab,
+        {"--vocab", "N", "all input is {\"ids\": [...]} lines with ids below N; no tokenizer", &vocab,
          NULL},
     };
     struct slc_corpus_build_options o = {.progress = true};
@@ -33,7 +34,7 @@ static int build(int argc, char **argv, struct slc_err *e)
         slc_flag_int("--vocab", vocab, 0, INT32_MAX, &v, e) < 0)
         return -1;
     o.out = out;
-    o.tokenizer = tokenizer;
+    o.tokenizer = tokenizer || v > 0 ? tokenizer : "bytes";
     o.vocab = v;
     o.inputs = (const char *const *)argv + 1;
     o.n_inputs = n;
