@@ -139,9 +139,10 @@ static int run_info(char **args, struct slc_err *e)
         printf("%s\nstep %lld, %lld updates, %lld skipped, %lld rows, %lld tokens\n",
                path, (long long)s->step, (long long)s->updates, (long long)s->skipped,
                (long long)s->samples, (long long)s->tokens);
-        printf("saved by %d rank%s, %s\nbest validation loss %.6g\n", m.world,
-               m.world == 1 ? "" : "s", *s->versions ? s->versions : "unknown version",
-               s->best_validation);
+        printf("saved by %d rank%s, %s\n", m.world, m.world == 1 ? "" : "s",
+               *s->versions ? s->versions : "by import");
+        if (s->best_validation > 0)
+            printf("best validation loss %.6g\n", s->best_validation);
         printf("%d tensors, %.1f MB\n\n", m.n, (double)m.file_bytes / 1e6);
         for (int i = 0; i < m.n; i++)
             print_tensor(&m.t[i].entry);

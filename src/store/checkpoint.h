@@ -41,7 +41,7 @@ typedef int slc_ckpt_move_f(void *ctx, int tensor, int64_t start, int64_t count,
 struct slc_ckpt_state {
     int64_t step, updates, samples, tokens, skipped;
     uint64_t seed, spec_digest, corpus_digest;
-    double best_validation;
+    double best_validation; /* 0: never validated */
     char *config;   /* config.json text */
     char *run_file; /* resolved run file */
     char *versions; /* sluice and library versions, one line */

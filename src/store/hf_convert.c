@@ -199,8 +199,7 @@ static int save_import(struct slc_hf_map *m, const struct slc_spec *spec,
     const struct slc_params *ps = m->ps;
     struct slc_ckpt_tensor *t = calloc((size_t)ps->n, sizeof(*t));
     struct slc_ckpt_extent *x = calloc((size_t)ps->n, sizeof(*x));
-    struct slc_ckpt_state s = {.spec_digest = slc_spec_digest(spec),
-                               .best_validation = 1.0 / 0.0};
+    struct slc_ckpt_state s = {.spec_digest = slc_spec_digest(spec)};
     int rc = -1;
 
     if (!t || !x)
