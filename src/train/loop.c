@@ -115,9 +115,8 @@ static int advance(struct loop *l, int *code, struct slc_err *e)
 int slc_loop_run(struct slc_job *j, int64_t resumed, struct slc_err *e)
 {
     struct loop l = {.j = j, .saved = resumed};
-    int code = SLC_EXIT_OK, rc = 1;
+    int code = SLC_EXIT_OK, rc = slc_metrics_open(&l.metrics, j, resumed, e);
 
-    rc = slc_metrics_open(&l.metrics, j, resumed, e);
     if (slc_agree(j->all, rc, e) < 0) {
         slc_metrics_close(&l.metrics);
         return -1;
