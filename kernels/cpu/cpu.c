@@ -43,9 +43,25 @@ static enum isa isa_choose(void)
 
 static enum isa chosen;
 
+/* oneDNN's own limit (ONEDNN_MAX_CPU_ISA) counts too. */
 bool slc_cpu_has_bf16(void)
 {
-    return chosen == ISA_AVX512;
+    return chosen == ISA_AVX512 && (dnnl_get_effective_cpu_isa() &
+                                    dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+}
+
+/* What computes a product in bf16: oneDNN takes the best it finds. */
+static const char *bf16_products(void)
+{
+    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+
+    if (!slc_cpu_has_bf16())
+        return "converted to fp32 (no AVX-512 in use)";
+    if ((isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx)
+        return "by AMX";
+    if ((isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16)
+        return "by AVX512-BF16";
+    return "by AVX-512 in fp32 (no bf16 instructions)";
 }
 
 void slc_ops_cpu(struct slc_ops *ops)
@@ -77,9 +93,8 @@ void slc_cpu_describe(char *text, size_t len)
 {
     const dnnl_version_t *v = dnnl_version();
 
-    snprintf(text, len, "oneDNN %d.%d.%d, %s%s", v->major, v->minor, v->patch,
-             isa_names[chosen],
-             slc_cpu_has_bf16() ? "" : " (bf16 products are computed in fp32)");
+    snprintf(text, len, "oneDNN %d.%d.%d, %s, bf16 products %s", v->major, v->minor,
+             v->patch, isa_names[chosen], bf16_products());
 }
 
 int slc_cpu_scratch_grow(int64_t n, struct slc_err *e)

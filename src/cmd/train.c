@@ -24,6 +24,9 @@ static void print_start(const struct slc_job *j)
     printf("ranks: %d on %d nodes, ep %lld; %s\n", j->size, slc_world_nodes(j->world),
            (long long)j->o->parallel.ep, slc_world_transports(j->world));
     printf("backend: %s, %s\n", j->backend->name, backend);
+    if (j->params.dtype == SLC_BF16)
+        printf("dtype: bf16 weights, activations and exchanged rows; fp32 master weights, "
+               "moments and gradients\n");
     printf("model: %s, %.2f M parameters, %lld layers, %lld experts, top-%lld\n",
            j->spec.family->architecture, (double)j->params.total / 1e6,
            (long long)j->spec.L, (long long)j->spec.E, (long long)j->spec.K);

@@ -137,6 +137,17 @@ int slc_optim_adopt_weights(struct slc_optim *o, struct slc_queue *q, struct slc
     return slc_queue_sync(q, e);
 }
 
+int slc_optim_adopt_gradients(struct slc_optim *o, struct slc_queue *q, struct slc_err *e)
+{
+    for (int i = 0; i < o->n; i++) {
+        const struct slc_optim_extent *x = &o->extent[i];
+        SLC_RUN(q, copy, .dst = o->master + x->at,
+                .src = slc_param_grad(o->ps, x->param) + local_of(o, x),
+                .bytes = x->count * (int64_t)sizeof(float));
+    }
+    return slc_queue_sync(q, e);
+}
+
 static int gather(struct slc_optim *o, struct slc_queue *q, struct slc_err *e)
 {
     for (int c = 0; c < CLASSES; c++)

@@ -53,6 +53,9 @@ void slc_optim_destroy(struct slc_optim *o);
 void slc_optim_zero_grad(struct slc_optim *o, struct slc_queue *q);
 /* Master weights from the current compute weights (after init or import). */
 int slc_optim_adopt_weights(struct slc_optim *o, struct slc_queue *q, struct slc_err *e);
+/* Master weights from fp32 weights that lie in the gradients' memory (ps->g, laid out as
+ * it), so that bf16 compute weights do not round them first. */
+int slc_optim_adopt_gradients(struct slc_optim *o, struct slc_queue *q, struct slc_err *e);
 /* Compute weights on all ranks from the owners' master weights (after a load). */
 int slc_optim_publish_weights(struct slc_optim *o, struct slc_queue *q, struct slc_err *e);
 

@@ -243,11 +243,36 @@ static int resume_newest(struct slc_job *j, char path[4096], struct slc_err *e)
     return 0;
 }
 
+/* Weights of a new run, from model.weights or random, and the master weights from them. */
+static int start_weights(struct slc_job *j, struct slc_err *e)
+{
+    const struct slc_options *o = j->o;
+    struct slc_params ps = j->params;
+    const bool narrow = ps.dtype != SLC_F32;
+    int rc;
+
+    if (narrow) { /* the masters are not to be rounded: whole weights, where gradients go */
+        ps.w = ps.g;
+        ps.dtype = SLC_F32;
+        ps.users = NULL;
+    }
+    if (o->model.weights[0])
+        rc = slc_hf_load(o->model.weights, &ps, &j->spec, j->queue, e);
+    else
+        rc = slc_params_init(&ps, (uint64_t)o->model.seed, j->queue, e);
+    if (rc == 0 && narrow)
+        rc = slc_optim_adopt_gradients(j->optim, j->queue, e);
+    else if (rc == 0)
+        rc = slc_optim_adopt_weights(j->optim, j->queue, e);
+    if (slc_agree(j->all, rc, e) < 0)
+        return -1;
+    return narrow ? slc_optim_publish_weights(j->optim, j->queue, e) : 0;
+}
+
 int slc_job_load(struct slc_job *j, int64_t *resumed, struct slc_err *e)
 {
     char path[4096];
     bool damaged;
-    int rc;
 
     slc_fail_set_phase("load");
     *resumed = -1;
@@ -259,11 +284,5 @@ int slc_job_load(struct slc_job *j, int64_t *resumed, struct slc_err *e)
     }
     if (j->o->checkpoint.from[0])
         return resume(j, j->o->checkpoint.from, &damaged, e);
-    if (j->o->model.weights[0])
-        rc = slc_hf_load(j->o->model.weights, &j->params, &j->spec, j->queue, e);
-    else
-        rc = slc_params_init(&j->params, (uint64_t)j->o->model.seed, j->queue, e);
-    if (rc == 0)
-        rc = slc_optim_adopt_weights(j->optim, j->queue, e);
-    return slc_agree(j->all, rc, e);
+    return start_weights(j, e);
 }

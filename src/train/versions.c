@@ -12,7 +12,7 @@
 void slc_job_versions(const struct slc_job *j, char *text, size_t len)
 {
     unsigned hmaj, hmin, hrel;
-    char backend[160];
+    char backend[256];
 
     H5get_libversion(&hmaj, &hmin, &hrel);
     slc_backend_describe(j->backend, backend, sizeof(backend));

@@ -10,14 +10,15 @@ if ldd "$sluice" | grep -q 'lib[at]san'; then
     echo "1..0 # SKIP a sanitizer has its own malloc"
     exit 0
 fi
-echo 1..5
+echo 1..7
 
-# counted PROGRAM RANKS PATH: 19 steps after the first, validations among them, calls in calls.PID
+# counted PROGRAM RANKS PATH [DTYPE]: 19 steps after the first, validations among them, calls in calls.PID
 counted() {
     rm -rf r calls.*
     COUNT_MALLOC_OUT=$tmp/calls COUNT_MALLOC_LAST=20 timeout 100 "$launch" -n "$2" env LD_PRELOAD="$counter" "$1" train \
         "$here/run.yaml" model.config="$here/tiny.json" data.corpus="$tmp/corpus.h5" run.dir=r \
-        train.steps=20 train.global_batch=8 train.validate_every=8 moe.path="$3" >log 2>&1 || return 1
+        train.steps=20 train.global_batch=8 train.validate_every=8 moe.path="$3" \
+        run.dtype="${4:-fp32}" >log 2>&1 || return 1
     sed 's/^/# /' calls.*
     [ "$(cat calls.* | grep -c '^steps 20$')" -eq "$2" ]
 }
@@ -28,6 +29,10 @@ for path in auto far; do
     counted "$sluice" 4 $path && [ "$(own "$sluice")" -eq 0 ]
     result "4 ranks, path $path: the program itself allocates nothing after step 1"
 done
+counted "$sluice" 4 auto bf16 && [ "$(own "$sluice")" -eq 0 ]
+result "4 ranks, bf16: the program itself allocates nothing after step 1"
+SLUICE_CPU_ISA=avx2 counted "$sluice" 2 auto bf16 && [ "$(own "$sluice")" -eq 0 ]
+result "2 ranks, bf16 converted to fp32: nor does it then"
 counted "$sluice" 2 auto && [ "$(own "$sluice")" -eq 0 ]
 result "2 ranks: the program itself allocates nothing after step 1"
 counted "$planted" 2 auto && [ "$(own "$planted")" -gt 0 ]
