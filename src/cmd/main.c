@@ -35,7 +35,7 @@ static const struct command commands[] = {
     {"generate", "continue a text", slc_cmd_generate},
     {"tokenize", "token ids of a file", slc_cmd_tokenize},
     {"doctor", "what this node offers and what will not work", slc_cmd_doctor},
-    {"bench", "rates of products and attention on this device", slc_cmd_bench},
+    {"bench", "measure products, attention, the token exchange", slc_cmd_bench},
     {"version", "print the version", cmd_version},
     {"help", "list the commands", cmd_help},
 };
@@ -79,7 +79,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < COMMANDS; i++) {
         if (strcmp(name, commands[i].name) != 0)
             continue;
-        if (commands[i].run == slc_cmd_train)
+        if (commands[i].run == slc_cmd_train || commands[i].run == slc_cmd_bench)
             slc_wait_passively(argv);
         return commands[i].run(argc - 1, argv + 1);
     }
