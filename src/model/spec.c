@@ -11,9 +11,10 @@
 
 #define CONFIG_MAX (16u << 20)
 
-extern const struct slc_family slc_family_qwen3_moe;
+extern const struct slc_family slc_family_mixtral, slc_family_olmoe, slc_family_qwen3_moe;
 
-const struct slc_family *const slc_families[] = {&slc_family_qwen3_moe, NULL};
+const struct slc_family *const slc_families[] = {
+    &slc_family_mixtral, &slc_family_olmoe, &slc_family_qwen3_moe, NULL};
 
 static void list_families(char *text, size_t len)
 {

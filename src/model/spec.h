@@ -12,7 +12,15 @@
 /* What a model is, whatever family it came from. Read from config.json. */
 #define SLC_MAX_LAYERS 256
 
+#define SLC_MAX_EOS 16
+
 struct slc_family;
+
+/* What config.json says of the vocabulary; no part of the computation. Kept for export. */
+struct slc_token_ids {
+    int n_bos, n_pad, n_eos; /* 0: none given; n_bos and n_pad are at most 1 */
+    int64_t bos, pad, eos[SLC_MAX_EOS];
+};
 
 struct slc_spec {
     const struct slc_family *family;
@@ -30,6 +38,7 @@ struct slc_spec {
     double aux_coef;            /* router_aux_loss_coef of the config */
     double init_std;            /* initializer_range */
     int64_t max_positions;
+    struct slc_token_ids tokens;
 };
 
 /* One file each under model/families/. */

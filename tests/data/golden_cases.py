@@ -256,6 +256,50 @@ MIXTRAL_CASES = [
         },
         "rows": [[6, 9]],
     },
+    {
+        "name": "e10k4-kv1-released",
+        "about": "10 experts, top-4, one kv head, sliding window 6 that no document "
+        "fits in, bfloat16 and config.json with the keys of the released models",
+        "layout": "released",
+        "config": {
+            "num_local_experts": 10,
+            "num_experts_per_tok": 4,
+            "num_key_value_heads": 1,
+            "sliding_window": 6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        },
+        "rows": [[8, 9]],
+    },
+    {
+        "name": "e7k5-window-aux",
+        "about": "top-5, sliding window 7 shorter than some documents and longer than "
+        "others, auxiliary loss, targets masked inside documents",
+        "config": {
+            "num_local_experts": 7,
+            "num_experts_per_tok": 5,
+            "sliding_window": 7,
+            "output_router_logits": True,
+            "router_aux_loss_coef": 0.03,
+        },
+        "mask": [(0, 2), (1, 9)],
+        "rows": [[13, 1, 3], [5, 12]],
+    },
+    {
+        "name": "e9k6-tied-window",
+        "about": "top-6, sliding window 2, three heads over one kv head, tied head, "
+        "head_dim from hidden / heads",
+        "config": {
+            "num_local_experts": 9,
+            "num_experts_per_tok": 6,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": None,
+            "hidden_size": 18,
+            "sliding_window": 2,
+            "tie_word_embeddings": True,
+        },
+        "rows": [[4, 1, 10]],
+    },
 ]
 
 OLMOE = {
@@ -336,6 +380,50 @@ OLMOE_CASES = [
             "router_aux_loss_coef": 0.02,
         },
         "rows": [[6, 9, 2]],
+    },
+    {
+        "name": "e10k4-clip-released",
+        "about": "10 experts, top-4, clip_qkv 0.5 with 4 heads over 2 kv heads, "
+        "bfloat16 and config.json with the keys of the released models",
+        "layout": "released",
+        "config": {
+            "num_experts": 10,
+            "num_experts_per_tok": 4,
+            "num_key_value_heads": 2,
+            "clip_qkv": 0.5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+        },
+        "rows": [[8, 9]],
+    },
+    {
+        "name": "e7k5-kv1-aux",
+        "about": "top-5 renormalised, three heads over one kv head, auxiliary loss, "
+        "targets masked inside documents",
+        "config": {
+            "num_experts": 7,
+            "num_experts_per_tok": 5,
+            "norm_topk_prob": True,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "output_router_logits": True,
+            "router_aux_loss_coef": 0.03,
+        },
+        "mask": [(0, 2), (1, 9)],
+        "rows": [[13, 1, 3], [5, 12]],
+    },
+    {
+        "name": "e9k6-clip-tied",
+        "about": "top-6, clip_qkv 1, one head alone (24 wide), tied head, documents of "
+        "length 1",
+        "config": {
+            "num_experts": 9,
+            "num_experts_per_tok": 6,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "clip_qkv": 1.0,
+            "tie_word_embeddings": True,
+        },
+        "rows": [[4, 1, 1, 10]],
     },
 ]
 

@@ -76,7 +76,8 @@ def use_released_keys(path):
     config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
     config["rope_scaling"] = None
     config["torch_dtype"] = config.pop("dtype")
-    config["num_experts"] = config.pop("num_local_experts")
+    if config["model_type"] == "qwen3_moe":
+        config["num_experts"] = config.pop("num_local_experts")
     config["transformers_version"] = "4.51.0"
     path.write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
 

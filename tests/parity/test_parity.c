@@ -16,6 +16,24 @@
 #define GRAD_TOLERANCE 1e-4
 
 static const char *const cases[] = {
+    "mixtral-e3k1",
+    "mixtral-e7k2-window-packed",
+    "mixtral-e7k5-window-aux",
+    "mixtral-e7k7-tied-fused",
+    "mixtral-e9k2-bf16-window1",
+    "mixtral-e9k3-kv1-aux",
+    "mixtral-e9k6-tied-window",
+    "mixtral-e10k4-kv1-released",
+    "mixtral-e10k8-window",
+    "olmoe-e3k1",
+    "olmoe-e7k3-clip-packed",
+    "olmoe-e7k5-kv1-aux",
+    "olmoe-e7k7-tied-fused",
+    "olmoe-e9k2-kv1-aux",
+    "olmoe-e9k3-clip-bf16",
+    "olmoe-e9k6-clip-tied",
+    "olmoe-e10k4-clip-released",
+    "olmoe-e10k8-renorm",
     "qwen3_moe-e3k1",
     "qwen3_moe-e3k3-aux-tied-bytes",
     "qwen3_moe-e5k1-one-expert",
@@ -262,6 +280,10 @@ Test(parity, recompute_same_bits)
     same_bits("qwen3_moe-e7k3-aux-rows2", "cpu");
     same_bits("qwen3_moe-e10k3-step2", "ref");
     same_bits("qwen3_moe-e10k3-step2", "cpu");
+    same_bits("mixtral-e7k5-window-aux", "ref");
+    same_bits("mixtral-e7k5-window-aux", "cpu");
+    same_bits("olmoe-e7k3-clip-packed", "ref");
+    same_bits("olmoe-e7k3-clip-packed", "cpu");
 }
 
 /* A missing expert, a wrong mask, a wrong position: each must be seen by the
