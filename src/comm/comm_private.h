@@ -98,6 +98,8 @@ void slc_bootstrap_close(void);
 /* Context with our settings. features: UCP_FEATURE_*; ranks: estimate for UCX. */
 int slc_ucx_context(uint64_t features, int ranks, ucp_context_h *ctx,
                     struct slc_err *e);
+/* Settings that UCX reads from the environment; what is set there stays. Before threads. */
+void slc_ucx_prepare(void);
 int slc_ucx_error(struct slc_err *e, const char *what, ucs_status_t status);
 int slc_transport_open(struct slc_world *w, struct slc_err *e);
 void slc_transport_close(struct slc_world *w);

@@ -14,11 +14,9 @@ int slc_ucx_error(struct slc_err *e, const char *what, ucs_status_t status)
     return slc_errf(e, SLC_EXIT_SYSTEM, "%s: %s", what, ucs_status_string(status));
 }
 
-/* UCX warns about MM_ERROR_HANDLING when no shared-memory transport is in use. */
-static bool tls_has_shared_memory(void)
+/* Does UCX_TLS allow one of these n transports? UCX warns about settings of others. */
+static bool tls_allows(const char *const *names, size_t n)
 {
-    static const char *const names[] = {"all",   "shm",  "sm",   "mm",
-                                        "posix", "sysv", "xpmem"};
     const char *tls = getenv("UCX_TLS");
     char list[512], *save = NULL;
     bool negated, named = false;
@@ -28,10 +26,29 @@ static bool tls_has_shared_memory(void)
     negated = tls[0] == '^';
     snprintf(list, sizeof(list), "%s", tls + negated);
     for (char *t = strtok_r(list, ",", &save); t; t = strtok_r(NULL, ",", &save))
-        for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        for (size_t i = 0; i < n; i++)
             if (strcmp(t[0] == '\\' ? t + 1 : t, names[i]) == 0)
                 named = true;
     return named != negated;
+}
+
+static bool tls_has_shared_memory(void)
+{
+    static const char *const names[] = {"all",   "shm",  "sm",   "mm",
+                                        "posix", "sysv", "xpmem"};
+
+    return tls_allows(names, sizeof(names) / sizeof(names[0]));
+}
+
+void slc_ucx_prepare(void)
+{
+    static const char *const names[] = {"all", "tcp"};
+
+    /* One read brings a whole chunk of a window: 64 KiB, the default, takes up to twice
+     * as long. By the environment, because the way to name it to ucp_config_modify
+     * differs between versions. */
+    if (tls_allows(names, 2))
+        setenv("UCX_TCP_RX_SEG_SIZE", "256K", 0);
 }
 
 int slc_ucx_context(uint64_t features, int ranks, ucp_context_h *ctx, struct slc_err *e)

@@ -121,7 +121,7 @@ static bool advance_put(struct slc_target *t, struct slc_op *op)
 {
     while (t->sent < op->bytes && t->in_flight < SLC_PUTS_IN_FLIGHT) {
         size_t left = op->bytes - t->sent;
-        size_t chunk = left < SLC_PUT_CHUNK ? left : SLC_PUT_CHUNK;
+        size_t chunk = left < t->chunk ? left : t->chunk;
 
         if (start_put(t, op->offset + t->sent, op->src + t->sent, chunk) < 0)
             return false;
@@ -335,12 +335,12 @@ static int open_target(struct slc_window *win, int i, const struct card *card,
     t->base = card->base;
     t->id = (uint16_t)card->id;
     t->path = peer->path;
-    if (!peer->same_machine)
-        return 0;
-    if (ucp_rkey_ptr(t->rkey, card->base, &mapped) != UCS_OK)
+    if (peer->same_machine && ucp_rkey_ptr(t->rkey, card->base, &mapped) != UCS_OK)
         t->path =
             SLC_PATH_MESSAGE; /* a put would be emulated and need the target's help */
-    else if (peer->node == w->node && !w->options.force_far)
+    if (t->path == SLC_PATH_MESSAGE)
+        slc_message_open(t, peer->lanes);
+    if (mapped && peer->node == w->node && !w->options.force_far)
         t->near = mapped;
     return 0;
 }
@@ -431,6 +431,7 @@ struct slc_window *slc_window_create(struct slc_group *g, size_t bytes,
         win->targets[i].window = win;
         win->targets[i].rank = g->members[i];
         win->targets[i].current = SIZE_MAX;
+        win->targets[i].chunk = SLC_PUT_CHUNK;
     }
     if (take_id(win, e) < 0 ||
         (g->size > 1 ? map_memory(win, e) : plain_memory(win, e)) < 0)

@@ -11,13 +11,43 @@
 #include <string.h>
 
 #define AM_WINDOW 1
+#define HEADERS 256 /* of UCX and ours, in the segment of a message */
+
+/* Bytes that one TCP message of UCX may have: UCX_TCP_RX_SEG_SIZE, see slc_ucx_prepare. */
+static size_t tcp_segment(void)
+{
+    const char *text = getenv("UCX_TCP_RX_SEG_SIZE");
+    char *end = NULL;
+    size_t n = text ? strtoul(text, &end, 10) : 0;
+
+    if (n && (*end == 'k' || *end == 'K'))
+        n <<= 10;
+    else if (n && (*end == 'm' || *end == 'M'))
+        n <<= 20;
+    return n >= 8192 ? n : 65536;
+}
+
+void slc_message_open(struct slc_target *t, const char *lanes)
+{
+    /*
+     * Over TCP a rendezvous costs a round trip, and a message of several segments is put
+     * together in memory of UCX first. One of one segment is read from the socket and
+     * copied into the window, which is all that a stream does.
+     */
+    if (strcmp(lanes, "tcp") != 0)
+        return;
+    t->eager = true;
+    t->chunk = (tcp_segment() - HEADERS) & ~(size_t)63;
+}
 
 static int send_message(struct slc_slot *slot, const void *data, size_t bytes)
 {
     struct slc_target *t = slot->target;
     struct slc_world *w = t->window->g->w;
     ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                        UCP_OP_ATTR_FIELD_FLAGS,
+        .flags = t->eager ? UCP_AM_SEND_FLAG_EAGER : 0,
         .cb.send = slc_slot_done,
         .user_data = slot,
     };

@@ -49,6 +49,8 @@ struct slc_target {
     int rank;   /* world rank */
     char *near; /* mapped base, NULL: far */
     enum slc_path path;
+    size_t chunk; /* most bytes of one operation */
+    bool eager;   /* messages go without asking the target first */
     ucp_rkey_h rkey;
     uint64_t base; /* address over there */
     uint16_t id;   /* window id over there */
@@ -89,6 +91,8 @@ struct slc_window {
 /* --- window_message.c: windows over a lane without puts
  * ---------------------------------- */
 
+/* Decide chunk and eager of a target whose path is by messages. */
+void slc_message_open(struct slc_target *t, const char *lanes);
 int slc_message_put(struct slc_target *t, size_t offset, const void *src, size_t bytes);
 int slc_message_signal(struct slc_target *t, size_t offset, uint64_t value);
 /* Start a put of UCX from a slot: see slc_slot_take. */

@@ -326,6 +326,7 @@ struct slc_world *slc_world_create(const struct slc_world_options *o, struct slc
     w->options.early = NULL;     /* the caller's memory */
     w->options.allow_tcp = true; /* until all ranks judge together: check_lanes */
     slc_fail_set_self(rank_by_slurm(), host);
+    slc_ucx_prepare();
     launcher = slc_bootstrap_find(e);
     if (launcher < 0 || (launcher && slc_bootstrap_open(w, e) < 0)) {
         slc_fail_raise(e->code, 0, host, "bootstrap", e->text);
