@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/start.h"
 #include "cmd/cmd.h"
 #include "cmd/waiting.h"
 #include "config/options.h"
@@ -79,8 +80,10 @@ int main(int argc, char **argv)
     for (int i = 0; i < COMMANDS; i++) {
         if (strcmp(name, commands[i].name) != 0)
             continue;
-        if (commands[i].run == slc_cmd_train || commands[i].run == slc_cmd_bench)
+        if (commands[i].run == slc_cmd_train || commands[i].run == slc_cmd_bench) {
             slc_wait_passively(argv);
+            slc_start_begin();
+        }
         return commands[i].run(argc - 1, argv + 1);
     }
     return unknown(name);

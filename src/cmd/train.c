@@ -6,6 +6,7 @@
 #include "base/fail.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/start.h"
 #include "cmd/cmd.h"
 #include "comm/world.h"
 #include "config/options.h"
@@ -69,6 +70,7 @@ static int run(struct slc_job *j, const struct slc_options *o, struct slc_world 
         return -1;
     if (slc_job_load(j, &resumed, e) < 0)
         return -1;
+    slc_start_mark("weights");
     if (j->rank == 0 && j->step >= o->train.steps)
         printf("nothing to do: step %lld of %lld is already there\n", (long long)j->step,
                (long long)o->train.steps);
@@ -113,6 +115,7 @@ int slc_cmd_train(int argc, char **argv)
         rc = slc_errf(&e, SLC_EXIT_CONFIG, "no run file; usage: %s", usage);
     if (rc == 0)
         rc = slc_options_load(&o, argv[1], argv + 2, n - 1, &e);
+    slc_start_mark("run file");
 
     /* A bad run file is told through the world, so that all ranks refuse alike. */
     struct slc_world_options wo = {

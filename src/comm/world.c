@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "base/start.h"
 
 static void node_name(char name[SLC_NAME_MAX])
 {
@@ -99,6 +100,7 @@ static int introduce(struct slc_world *w, const struct slc_err *error,
             error = &local;
         }
     }
+    slc_start_mark("ucx");
     struct slc_blob *blob = make_blob(error, data, data_len, beat, beat_len);
     if (data)
         ucp_worker_release_address(w->worker, data);
@@ -271,6 +273,7 @@ static int start_together(struct slc_world *w, const struct slc_err *early,
     w->peers = calloc((size_t)w->size, sizeof(*w->peers));
     rc = w->peers ? introduce(w, early, e)
                   : slc_errf(e, SLC_EXIT_SYSTEM, "no memory for %d ranks", w->size);
+    slc_start_mark("fence");
     slc_bootstrap_close();
     if (rc < 0 || any_refusal(w, e) < 0)
         return -1;
@@ -294,9 +297,10 @@ static int start(struct slc_world *w, const struct slc_world_options *o,
     else if (w->size == 1)
         w->all = slc_group_create(w, members, 1, e);
     free(members);
-    if (!w->all)
+    if (!w->all || (w->size > 1 && check_lanes(w, o->allow_tcp, e) < 0))
         return -1;
-    return w->size > 1 ? check_lanes(w, o->allow_tcp, e) : 0;
+    slc_start_mark("connect");
+    return 0;
 }
 
 /* Without PMIx every rank refuses by itself; rank 0 speaks. */
@@ -332,6 +336,7 @@ struct slc_world *slc_world_create(const struct slc_world_options *o, struct slc
         slc_fail_raise(e->code, 0, host, "bootstrap", e->text);
         goto err_destroy;
     }
+    slc_start_mark("pmix");
     slc_log_init(w->rank, w->size);
     slc_fail_set_self(w->rank, host);
     if (launcher && w->size == 1)

@@ -9,6 +9,7 @@
 #include "base/fail.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/start.h"
 #include "store/agree.h"
 
 static int check_layout(const struct slc_job *j, struct slc_err *e)
@@ -94,8 +95,12 @@ static int open_local(struct slc_job *j, struct slc_err *e)
 {
     if (slc_spec_load(&j->spec, j->o->model.config, e) < 0)
         return -1;
-    if (check_layout(j, e) < 0 || open_data(j, e) < 0 || open_backend(j, e) < 0)
+    if (check_layout(j, e) < 0 || open_data(j, e) < 0)
         return -1;
+    slc_start_mark("data");
+    if (open_backend(j, e) < 0)
+        return -1;
+    slc_start_mark("backend");
     j->micro_batches = j->o->train.global_batch / (j->o->train.micro_batch * j->size);
     j->micro_tokens = calloc((size_t)j->micro_batches, sizeof(*j->micro_tokens));
     if (!j->micro_tokens)
@@ -236,13 +241,22 @@ int slc_job_create(struct slc_job *j, const struct slc_options *o, struct slc_wo
     int rc = open_local(j, e);
     if (slc_agree(j->all, rc, e) < 0)
         return -1;
+    slc_start_mark("agree");
     if (slc_run_lock(j->all, o->run.dir, e) < 0)
         return -1;
     j->locked = true;
+    slc_start_mark("lock");
     slc_fail_set_folder(o->run.dir);
-    if (create_groups(j, e) < 0 || create_model(j, e) < 0)
+    if (create_groups(j, e) < 0)
         return -1;
-    return create_optim(j, e);
+    slc_start_mark("groups");
+    if (create_model(j, e) < 0)
+        return -1;
+    slc_start_mark("model");
+    if (create_optim(j, e) < 0)
+        return -1;
+    slc_start_mark("optimizer");
+    return 0;
 }
 
 void slc_job_destroy(struct slc_job *j)

@@ -69,6 +69,8 @@ int slc_metrics_open(struct slc_metrics *m, struct slc_job *j, int64_t resumed,
     if (!m->load || !m->seen)
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the expert load of %d layers",
                         m->layers);
+    if (slc_metrics_start_open(m, e) < 0)
+        return -1;
     return j->rank == 0 ? open_file(m, resumed, e) : 0;
 }
 
@@ -76,6 +78,7 @@ void slc_metrics_close(struct slc_metrics *m)
 {
     if (m->file)
         fclose(m->file);
+    free(m->start);
     free(m->load);
     free(m->seen);
     memset(m, 0, sizeof(*m));
@@ -197,7 +200,7 @@ static void write_step(const struct slc_metrics *m, const struct slc_step_report
 int slc_metrics_step(struct slc_metrics *m, const struct slc_step_report *r,
                      struct slc_err *e)
 {
-    if (gather(m, e) < 0)
+    if (slc_metrics_start(m, e) < 0 || gather(m, e) < 0)
         return -1;
     if (m->steps++ == 0)
         m->first_loss = r->loss;

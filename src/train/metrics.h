@@ -13,7 +13,10 @@
  * time {phase: s},
  * load_max_mean [per MoE layer], load [layer][expert], rounds, near_bytes, far_bytes,
  * collective_bytes, dropped; a validation adds an object {step, val_loss, val_targets},
- * a checkpoint {step, checkpoint_s, checkpoint_bytes}.
+ * a checkpoint {step, checkpoint_s, checkpoint_bytes}, the first step of a start {step,
+ * start_s, start_from (srun, or process where srun's time is not known), start_cpu_s (of all
+ * ranks), start {phase: s}}: a phase lasts from when the last rank ended the one before
+ * until the last rank ended it, so that they add up to start_s.
  */
 struct slc_metrics {
     struct slc_job *j;
@@ -22,6 +25,7 @@ struct slc_metrics {
     int64_t *load;        /* [layers][E], this step, all ranks */
     int64_t *seen;        /* [layers][E], this rank's running totals before the step */
     struct slc_traffic traffic;
+    struct slc_start_card *start; /* [ranks], until the first step is done */
     unsigned long long totals[4]; /* rounds, near, far, dropped summed over ranks */
     struct slc_model_counters counters;
     double started, shown;
@@ -41,6 +45,10 @@ void slc_metrics_close(struct slc_metrics *m);
 /* After each step; collective (the load is summed over ranks). */
 int slc_metrics_step(struct slc_metrics *m, const struct slc_step_report *r,
                      struct slc_err *e);
+/* Parts of slc_metrics_open and slc_metrics_step (start.c). The second is collective and
+ * does something only the first time; it says in one line where the time of the start went. */
+int slc_metrics_start_open(struct slc_metrics *m, struct slc_err *e);
+int slc_metrics_start(struct slc_metrics *m, struct slc_err *e);
 void slc_metrics_validation(struct slc_metrics *m, double loss, int64_t targets);
 void slc_metrics_checkpoint(struct slc_metrics *m, const struct slc_ckpt_report *r);
 /* The table at the end of a run, rank 0's standard output. */
