@@ -24,7 +24,7 @@ my ($first, $last) = @steps[0, -1];
 for my $step (@steps[@steps > 1 ? 1 .. $#steps : 0]) {
     $sum{s} += $step->{step_s};
     $sum{tokens} += $step->{tokens_per_s} * $step->{step_s};
-    $sum{exchange_s} += $step->{time}{exchange} // 0;
+    $sum{exchange_s} += ($step->{time}{exchange} // 0) + ($step->{time}{exchange_wait} // 0);
     $sum{bytes} += $step->{near_bytes} + $step->{far_bytes};
     $sum{dropped} += $step->{dropped};
 }

@@ -65,6 +65,7 @@ struct slc_world {
     struct slc_peer *peers; /* [size] */
     char transports[256];
     struct slc_traffic traffic;
+    double waited; /* seconds in slc_wait_step */
 
     ucp_context_h ctx; /* NULL in a world of one */
     ucp_worker_h worker;

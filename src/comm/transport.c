@@ -250,6 +250,7 @@ int slc_world_progress(struct slc_world *w, struct slc_err *e)
 int slc_wait_step(struct slc_world *w, struct slc_wait *wait, struct slc_err *e)
 {
     const unsigned spin = w->shares_cores ? 20 : 2000, doze = 20000;
+    const double start = slc_now();
 
     if (slc_world_progress(w, e) < 0)
         return -1;
@@ -263,5 +264,6 @@ int slc_wait_step(struct slc_world *w, struct slc_wait *wait, struct slc_err *e)
         /* A long wait: somebody saves or reads; do not burn the core meanwhile. */
         nanosleep(&t, NULL);
     }
+    w->waited += slc_now() - start;
     return 0;
 }

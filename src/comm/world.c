@@ -452,6 +452,11 @@ const char *slc_world_transports(const struct slc_world *w)
     return w->transports;
 }
 
+double slc_world_waited(const struct slc_world *w)
+{
+    return w->waited;
+}
+
 struct slc_traffic *slc_world_traffic(struct slc_world *w)
 {
     return &w->traffic;

@@ -75,6 +75,8 @@ struct slc_wait {
     double started;
 };
 int slc_wait_step(struct slc_world *w, struct slc_wait *wait, struct slc_err *e);
+/* Seconds spent in slc_wait_step so far. */
+double slc_world_waited(const struct slc_world *w);
 
 /* Bytes sent so far by this rank, by kind; for metrics and tests. */
 struct slc_traffic {

@@ -88,7 +88,8 @@ struct slc_model_counters {
     unsigned long long near_bytes, far_bytes; /* exchanged by this rank */
     unsigned long long dropped;     /* always 0 */
     double seconds_attention, seconds_router, seconds_exchange, seconds_experts,
-        seconds_dense, seconds_head; /* host time by phase, waits included */
+        seconds_dense, seconds_head; /* host time by part, waits included */
+    double seconds_wait; /* the part of seconds_exchange spent waiting for peers */
 };
 void slc_model_counters(struct slc_model *m, struct slc_model_counters *c, bool reset);
 

@@ -147,6 +147,7 @@ void slc_model_counters(struct slc_model *m, struct slc_model_counters *c, bool 
         c->seconds_router = moe->seconds_router;
         c->seconds_exchange = moe->seconds_exchange;
         c->seconds_experts = moe->seconds_experts;
+        c->seconds_wait = moe->seconds_wait;
     }
     if (!reset)
         return;

@@ -142,6 +142,27 @@ void slc_moe_saved_carve(const struct slc_moe *m, struct slc_moe_saved *s,
     carve_rows(m, s, device);
 }
 
+/* Times a part of the exchange; what it waits for peers is counted apart as well. */
+struct span {
+    double start, waited;
+};
+
+static double waited(const struct slc_moe *m)
+{
+    return m->o.group ? slc_world_waited(slc_group_world(m->o.group)) : 0;
+}
+
+static struct span exchange_begins(const struct slc_moe *m)
+{
+    return (struct span){slc_now(), waited(m)};
+}
+
+static void exchange_ends(struct slc_moe *m, struct span s)
+{
+    m->counters.seconds_exchange += slc_now() - s.start;
+    m->counters.seconds_wait += waited(m) - s.waited;
+}
+
 /* -- stages -------------------------------------------------------------------------
  */
 
@@ -170,7 +191,7 @@ static struct slc_rows own_view(const struct slc_moe *m, const struct slc_moe_ca
 int slc_moe_dispatch_post(struct slc_moe *m, int slot, const struct slc_moe_call *c,
                           struct slc_err *e)
 {
-    double start;
+    struct span span;
     int rc = 0;
 
     SLC_ASSERT(slot >= 0 && slot < m->o.slots && c->n_pools <= m->o.pools);
@@ -178,13 +199,13 @@ int slc_moe_dispatch_post(struct slc_moe *m, int slot, const struct slc_moe_call
     m->call[slot] = *c;
     if (!c->d_out)
         route(m, c);
-    start = slc_now();
+    span = exchange_begins(m);
     if (m->dispatch)
         rc =
             slc_dispatch_post(m->dispatch, slot, c->queue, c->saved, c->x, c->d_out, e);
     else
         c->saved->rounds = 1;
-    m->counters.seconds_exchange += slc_now() - start;
+    exchange_ends(m, span);
     return rc;
 }
 
@@ -207,14 +228,14 @@ static int wait_dispatch(struct slc_moe *m, int slot, struct slc_err *e)
 
 int slc_moe_dispatch_finish(struct slc_moe *m, int slot, struct slc_err *e)
 {
-    double start = slc_now();
+    struct span span = exchange_begins(m);
     int rc = 0;
 
     if (m->dispatch)
         rc = wait_dispatch(m, slot, e);
     else
         m->view[slot] = own_view(m, &m->call[slot]);
-    m->counters.seconds_exchange += slc_now() - start;
+    exchange_ends(m, span);
     return rc;
 }
 
@@ -297,7 +318,7 @@ static void own_sum(struct slc_moe *m, int slot)
 int slc_moe_combine_post(struct slc_moe *m, int slot, struct slc_err *e)
 {
     const struct slc_moe_call *c = &m->call[slot];
-    double start = slc_now();
+    struct span span = exchange_begins(m);
     int rc = 0;
 
     if (m->dispatch)
@@ -306,7 +327,7 @@ int slc_moe_combine_post(struct slc_moe *m, int slot, struct slc_err *e)
                               c->d_out ? m->experts.dweight : NULL, e);
     else
         own_sum(m, slot);
-    m->counters.seconds_exchange += slc_now() - start;
+    exchange_ends(m, span);
     return rc;
 }
 
@@ -318,19 +339,20 @@ int slc_moe_combine_test(struct slc_moe *m, int slot, struct slc_err *e)
 int slc_moe_combine_finish(struct slc_moe *m, int slot, struct slc_err *e)
 {
     const struct slc_moe_call *c = &m->call[slot];
-    double start = slc_now(), middle;
+    struct span span = exchange_begins(m);
+    double middle;
     int rc = 0;
 
     if (m->dispatch && !c->d_out)
         rc = slc_combine_finish(m->dispatch, slot, c->out, c->add, NULL, e);
     else if (m->dispatch)
         rc = slc_combine_finish(m->dispatch, slot, c->dx, NULL, m->dweights[slot], e);
+    exchange_ends(m, span);
     middle = slc_now();
     if (rc == 0 && c->d_out)
         slc_router_backward(&m->router, c->queue, c->saved, c->weights->router,
                             c->grads->router, c->x, c->dx, m->dweights[slot], c->pool,
                             c->n_pools, c->prob_grad, c->z_coef);
-    m->counters.seconds_exchange += middle - start;
     m->counters.seconds_router += slc_now() - middle;
     return rc;
 }

@@ -136,6 +136,7 @@ int slc_moe_backward(struct slc_moe *m, int slot, struct slc_moe_saved *s,
 struct slc_moe_counters {
     unsigned long long rounds, near_bytes, far_bytes;
     double seconds_router, seconds_exchange, seconds_experts; /* host time, waits too */
+    double seconds_wait; /* the part of seconds_exchange spent waiting for peers */
 };
 struct slc_moe_counters *slc_moe_counters(struct slc_moe *m);
 

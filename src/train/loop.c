@@ -63,14 +63,14 @@ static int save_or_warn(struct loop *l, struct slc_err *e)
 
 static int validate(struct loop *l, struct slc_err *e)
 {
+    double loss, start = slc_now();
     int64_t targets;
-    double loss;
 
     if (slc_validate_run(l->j, l->j->o->train.validate_rows, &loss, &targets, e) < 0)
         return -1;
     if (l->j->best_validation == 0 || loss < l->j->best_validation)
         l->j->best_validation = loss;
-    slc_metrics_validation(&l->metrics, loss, targets);
+    slc_metrics_validation(&l->metrics, loss, targets, slc_now() - start);
     return 0;
 }
 

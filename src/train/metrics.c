@@ -85,7 +85,8 @@ void slc_metrics_close(struct slc_metrics *m)
 }
 
 /* This step's load over all ranks, and the traffic of this step. */
-static int gather(struct slc_metrics *m, struct slc_err *e)
+static int gather(struct slc_metrics *m, const struct slc_model_counters *c,
+                  struct slc_err *e)
 {
     struct slc_job *j = m->j;
     int n = m->layers * (int)j->spec.E;
@@ -95,9 +96,8 @@ static int gather(struct slc_metrics *m, struct slc_err *e)
         m->load[i] = now[i] - m->seen[i];
         m->seen[i] = now[i];
     }
-    slc_model_counters(j->model, &m->counters, true);
-    int64_t sums[4] = {(int64_t)m->counters.rounds, (int64_t)m->counters.near_bytes,
-                       (int64_t)m->counters.far_bytes, (int64_t)m->counters.dropped};
+    int64_t sums[4] = {(int64_t)c->rounds, (int64_t)c->near_bytes,
+                       (int64_t)c->far_bytes, (int64_t)c->dropped};
     struct slc_traffic *t = slc_world_traffic(j->world);
     m->traffic = *t;
     memset(t, 0, sizeof(*t));
@@ -124,16 +124,15 @@ static double load_max_mean(const struct slc_metrics *m, int layer)
 
 static void write_time(const struct slc_metrics *m, const struct slc_step_report *r)
 {
-    const struct slc_model_counters *c = &m->counters;
+    const struct slc_model_counters *c = &r->counters;
 
+    fputs(", \"time\": ", m->file);
+    slc_phases_write(m->file, &r->time);
     fprintf(m->file,
-            ", \"time\": {\"data\": %.6f, \"forward\": %.6f, \"backward\": %.6f, "
-            "\"attention\": %.6f, \"dense\": %.6f, \"router\": %.6f, \"exchange\": %.6f, "
-            "\"experts\": %.6f, \"head\": %.6f, \"reduce\": %.6f, \"update\": %.6f, "
-            "\"gather\": %.6f, \"agree\": %.6f}",
-            r->data_s, r->forward_s, r->backward_s, c->seconds_attention, c->seconds_dense,
-            c->seconds_router, c->seconds_exchange, c->seconds_experts, c->seconds_head,
-            r->reduce_s, r->update_s, r->gather_s, r->agree_s);
+            ", \"parts\": {\"attention\": %.6f, \"dense\": %.6f, \"router\": %.6f, "
+            "\"experts\": %.6f, \"head\": %.6f}",
+            c->seconds_attention, c->seconds_dense, c->seconds_router,
+            c->seconds_experts, c->seconds_head);
 }
 
 static void write_load(const struct slc_metrics *m)
@@ -200,14 +199,16 @@ static void write_step(const struct slc_metrics *m, const struct slc_step_report
 int slc_metrics_step(struct slc_metrics *m, const struct slc_step_report *r,
                      struct slc_err *e)
 {
-    if (slc_metrics_start(m, e) < 0 || gather(m, e) < 0)
+    double start = slc_now();
+
+    if (slc_metrics_start(m, e) < 0 || gather(m, &r->counters, e) < 0)
         return -1;
     if (m->steps++ == 0)
         m->first_loss = r->loss;
     if (!r->skipped)
         m->last_loss = r->loss;
     m->train_s += r->seconds;
-    m->exchange_s += m->counters.seconds_exchange;
+    slc_phases_add(&m->time, &r->time);
     m->exchange_bytes += (double)(m->totals[1] + m->totals[2]);
     if (m->file) {
         write_step(m, r);
@@ -216,17 +217,21 @@ int slc_metrics_step(struct slc_metrics *m, const struct slc_step_report *r,
             worst = load_max_mean(m, i) > worst ? load_max_mean(m, i) : worst;
         slc_progress_step(m, r, worst);
     }
+    m->time.s[SLC_PHASE_METRICS] += slc_now() - start;
     return 0;
 }
 
-void slc_metrics_validation(struct slc_metrics *m, double loss, int64_t targets)
+void slc_metrics_validation(struct slc_metrics *m, double loss, int64_t targets,
+                            double seconds)
 {
     m->last_val_loss = loss;
+    m->time.s[SLC_PHASE_VALIDATE] += seconds;
     if (!m->file)
         return;
     fprintf(m->file, "{\"step\": %lld", (long long)m->j->step);
     write_real(m->file, "val_loss", loss);
-    fprintf(m->file, ", \"val_targets\": %lld}\n", (long long)targets);
+    fprintf(m->file, ", \"val_targets\": %lld, \"val_s\": %.6f}\n", (long long)targets,
+            seconds);
     fflush(m->file);
     slc_progress_line(m, "step %lld: validation loss %.4f over %lld targets",
                       (long long)m->j->step, loss, (long long)targets);
@@ -236,6 +241,7 @@ void slc_metrics_checkpoint(struct slc_metrics *m, const struct slc_ckpt_report 
 {
     m->save_bytes += (double)r->bytes;
     m->save_s += r->seconds;
+    m->time.s[SLC_PHASE_SAVE] += r->seconds;
     if (!m->file)
         return;
     fprintf(m->file,
@@ -260,14 +266,15 @@ void slc_metrics_summary(const struct slc_metrics *m)
         printf("%-22s %.4f\n", "validation loss", m->last_val_loss);
     printf("%-22s %.0f\n", "tokens/s",
            (double)(j->tokens - m->first_tokens) / (m->train_s > 0 ? m->train_s : 1));
-    if (m->exchange_bytes > 0)
-        printf("%-22s %.2f GB/s over all ranks, %.1f %% of the time\n", "exchange",
-               m->exchange_bytes / 1e9 / (m->exchange_s > 0 ? m->exchange_s : 1),
-               100.0 * m->exchange_s / (m->train_s > 0 ? m->train_s : 1));
+    double exchange_s = m->time.s[SLC_PHASE_EXCHANGE] + m->time.s[SLC_PHASE_WAIT];
+    if (m->exchange_bytes > 0 && exchange_s > 0)
+        printf("%-22s %.2f GB/s over all ranks, waits included\n", "exchange",
+               m->exchange_bytes / 1e9 / exchange_s);
     if (m->save_bytes > 0)
         printf("%-22s %.2f GB/s\n", "checkpoint",
                m->save_bytes / 1e9 / (m->save_s > 0 ? m->save_s : 1));
     printf("%-22s %lld\n", "steps skipped", (long long)j->skipped);
     printf("%-22s %s\n", "run folder", j->o->run.dir);
+    slc_phases_print(stdout, &m->time, slc_now() - m->started);
     fflush(stdout);
 }

@@ -43,26 +43,67 @@ static int count_step(struct slc_job *j, double total[COUNTS], double *micro_tok
     return sum_over_ranks(j, micro_tokens, (int)j->micro_batches, e);
 }
 
+/* Adds the time since *since to a phase; the next one begins. */
+static void lap(struct slc_step_report *r, enum slc_phase phase, double *since)
+{
+    double now = slc_now();
+
+    r->time.s[phase] += now - *since;
+    *since = now;
+}
+
+/* Like lap for a pass of the model: what it exchanged meanwhile counts as exchange. */
+static void lap_pass(struct slc_job *j, struct slc_step_report *r, enum slc_phase phase,
+                     double *since)
+{
+    struct slc_model_counters now;
+    double exchange, wait;
+
+    slc_model_counters(j->model, &now, false);
+    exchange = now.seconds_exchange - r->counters.seconds_exchange;
+    wait = now.seconds_wait - r->counters.seconds_wait;
+    r->counters = now;
+    r->time.s[SLC_PHASE_EXCHANGE] += exchange - wait;
+    r->time.s[SLC_PHASE_WAIT] += wait;
+    r->time.s[phase] -= exchange;
+    lap(r, phase, since);
+}
+
 static int run_micro_batch(struct slc_job *j, int64_t m, const struct slc_loss_weights *w,
-                           double sums[3], struct slc_step_report *r, struct slc_err *e)
+                           double sums[3], struct slc_step_report *r, double *since,
+                           struct slc_err *e)
 {
     struct slc_model_result out;
-    double t0 = slc_now();
 
     if (slc_sampler_fill(j->sampler, first_sample(j, m), &j->batch, e) < 0)
         return -1;
-    double t1 = slc_now();
+    lap(r, SLC_PHASE_INPUT, since);
     if (slc_model_forward(j->model, &j->batch, w, NULL, NULL, &out, e) < 0)
         return -1;
-    double t2 = slc_now();
+    lap_pass(j, r, SLC_PHASE_FORWARD, since);
     if (slc_model_backward(j->model, e) < 0)
         return -1;
-    r->data_s += t1 - t0;
-    r->forward_s += t2 - t1;
-    r->backward_s += slc_now() - t2;
+    lap_pass(j, r, SLC_PHASE_BACKWARD, since);
     sums[0] += out.loss_sum;
     sums[1] += out.aux;
     sums[2] += out.z;
+    return 0;
+}
+
+static int update(struct slc_job *j, struct slc_step_report *r, double *since,
+                  struct slc_err *e)
+{
+    struct slc_optim_report opt;
+    bool finite = isfinite(r->loss) && isfinite(r->aux) && isfinite(r->z);
+
+    if (slc_optim_step(j->optim, slc_model_queue(j->model), r->lr, finite, &opt, e) < 0)
+        return -1;
+    r->grad_norm = opt.grad_norm;
+    r->skipped = opt.skipped;
+    r->time.s[SLC_PHASE_REDUCE] += opt.reduce_s;
+    r->time.s[SLC_PHASE_GATHER] += opt.gather_s;
+    r->time.s[SLC_PHASE_OPTIMIZER] -= opt.reduce_s + opt.gather_s;
+    lap(r, SLC_PHASE_OPTIMIZER, since);
     return 0;
 }
 
@@ -70,13 +111,16 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
                  struct slc_err *e)
 {
     double total[COUNTS], sums[4] = {0};
-    double t0 = slc_now();
+    double t0 = slc_now(), since = t0;
 
     memset(r, 0, sizeof(*r));
     slc_fail_set_phase("step");
+    slc_model_counters(j->model, &r->counters, true);
+    memset(&r->counters, 0, sizeof(r->counters));
     if (count_step(j, total, j->micro_tokens, e) < 0)
         return -1;
     slc_optim_zero_grad(j->optim, slc_model_queue(j->model));
+    lap(r, SLC_PHASE_INPUT, &since);
     for (int64_t m = 0; m < j->micro_batches; m++) {
         struct slc_loss_weights w = {
             .targets = total[COUNT_TARGETS],
@@ -84,14 +128,13 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
             .micro_tokens = j->micro_tokens[m],
             .sequences = total[COUNT_DOCUMENTS],
         };
-        if (run_micro_batch(j, m, &w, sums, r, e) < 0)
+        if (run_micro_batch(j, m, &w, sums, r, &since, e) < 0)
             return -1;
     }
-    double t1 = slc_now();
     sums[3] = want_stop;
     if (sum_over_ranks(j, sums, 4, e) < 0)
         return -1;
-    r->agree_s = slc_now() - t1;
+    lap(r, SLC_PHASE_AGREE, &since);
     r->targets = (int64_t)total[COUNT_TARGETS];
     r->tokens = (int64_t)total[COUNT_TOKENS];
     r->loss = r->targets > 0 ? sums[0] / total[COUNT_TARGETS] : 0.0;
@@ -99,16 +142,8 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
     r->z = sums[2];
     r->stop = sums[3] > 0;
     r->lr = slc_schedule_lr(&j->schedule, j->step);
-
-    struct slc_optim_report opt;
-    bool finite = isfinite(r->loss) && isfinite(r->aux) && isfinite(r->z);
-    if (slc_optim_step(j->optim, slc_model_queue(j->model), r->lr, finite, &opt, e) < 0)
+    if (update(j, r, &since, e) < 0)
         return -1;
-    r->grad_norm = opt.grad_norm;
-    r->skipped = opt.skipped;
-    r->reduce_s = opt.reduce_s;
-    r->update_s = opt.update_s;
-    r->gather_s = opt.gather_s;
     j->step++;
     slc_steps_finished++;
     j->samples += j->micro_batches * j->size * j->batch.rows;

@@ -3,6 +3,7 @@
 #define SLC_TRAIN_STEP_H
 
 #include "train/job.h"
+#include "train/phases.h"
 
 /* What one optimizer step did, equal on all ranks except seconds and bytes. */
 struct slc_step_report {
@@ -13,7 +14,8 @@ struct slc_step_report {
     bool skipped;       /* loss or gradient not finite: nothing changed */
     bool stop;          /* some rank was asked to stop */
     double seconds;
-    double data_s, forward_s, backward_s, reduce_s, update_s, gather_s, agree_s;
+    struct slc_phases time;             /* those of a step; they add up to seconds */
+    struct slc_model_counters counters; /* of the model, this rank and step */
 };
 
 /* Optimizer steps this process has finished: for whoever watches it from outside (a debugger,
