@@ -152,15 +152,15 @@ static int iterate(struct bench *x, int iteration, double *there, double *back,
     const struct slc_moe_shape *n = &x->shape;
     struct slc_moe_saved *s = &x->saved;
     struct slc_rows view;
-    double now = slc_now(), then;
+    double now = slc_now(), then = now;
 
     *there = *back = -now;
     sums[0] = sums[1] = 0;
     bench_produce_tokens(&x->c, n->me, iteration, x->x);
+    s->rounds = 1; /* until the plan is known: finish sets it */
     if (slc_dispatch_post(x->dispatch, 0, x->q, s, x->x, NULL, e) < 0)
         return -1;
     *back = 0;
-    s->rounds = 1;
     for (int round = 0; round < s->rounds; round++) {
         if (slc_dispatch_finish(x->dispatch, 0, &view, e) < 0)
             return -1;
