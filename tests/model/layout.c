@@ -36,7 +36,7 @@ static struct {
     enum slc_aux_scope scope;
     int64_t window_rows;
     bool far, one_expert, recompute;
-    const char *backend;
+    const char *backend, *config; /* config: a folder of tests/data/golden */
 } opt = {.ep = 1, .experts = 8, .topk = 2, .backend = "ref"};
 
 /* -- the model: once over all ranks, once alone ------------------------------- */
@@ -57,6 +57,11 @@ static void read_spec(struct slc_spec *s)
 {
     char text[1024];
 
+    if (opt.config) {
+        OK(slc_spec_load(s, opt.config, &e));
+        s->init_std = 0.25;
+        return;
+    }
     snprintf(text, sizeof(text),
              "{\"model_type\":\"qwen3_moe\",\"hidden_size\":16,\"num_hidden_layers\":3,"
              "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":8,"
@@ -360,6 +365,7 @@ static void parse(int argc, char **argv)
                                             {"window-rows", 1, 0, 'w'},
                                             {"steps", 1, 0, 'n'},
                                             {"backend", 1, 0, 'b'},
+                                            {"config", 1, 0, 'c'},
                                             {"far", 0, 0, 'f'},
                                             {"one-expert", 0, 0, '1'},
                                             {"recompute", 0, 0, 'r'},
@@ -388,6 +394,9 @@ static void parse(int argc, char **argv)
         case 'b':
             opt.backend = optarg;
             break;
+        case 'c':
+            opt.config = optarg;
+            break;
         case 'f':
             opt.far = true;
             break;
@@ -409,6 +418,14 @@ int main(int argc, char **argv)
     struct slc_world *w;
 
     parse(argc, argv);
+    if (opt.config) {
+        struct slc_spec s;
+
+        read_spec(&s);
+        CHECK(s.L == 2 && s.moe[0] && s.moe[1]);
+        opt.experts = (int)s.E;
+        opt.topk = (int)s.K;
+    }
     wo.force_far = opt.far;
     NEED(w = slc_world_create(&wo, &e));
     test(w);

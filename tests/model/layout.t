@@ -8,7 +8,7 @@ OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 layout=$top_builddir/tests/model/layout
 
-plan 25
+plan 87
 ranks "1 rank" -n 1 $layout --scope micro
 for scope in none micro sequence; do
     ranks "2 ranks, aux $scope" -n 2 $layout --scope $scope
@@ -27,6 +27,25 @@ ranks "20 steps, ep 2" -n 4 $layout --ep 2 --scope micro --steps 20
 ranks "20 steps, 7 experts, ep 4" -n 4 $layout --ep 4 --experts 7 --topk 3 --scope sequence --steps 20
 ranks "20 steps, cpu" -n 4 $layout --ep 4 --backend cpu --scope micro --steps 20
 
+# Every configuration of the other families that is compared with Transformers.
+golden=$top_srcdir/tests/data/golden
+for dir in "$golden"/mixtral-* "$golden"/olmoe-*; do
+    of=${dir##*/}
+    ranks "$of, 4 ranks" -n 4 $layout --config "$dir" --scope micro --backend cpu
+    ranks "$of, ep 2" -n 4 $layout --config "$dir" --ep 2 --scope sequence --recompute
+    case $of in
+    *-e3*) ranks "$of, ep 2, cpu" -n 2 $layout --config "$dir" --ep 2 --backend cpu ;;
+    *) ranks "$of, ep 4" -n 4 $layout --config "$dir" --ep 4 --scope micro --backend cpu ;;
+    esac
+done
+for of in mixtral-e9k3-kv1-aux olmoe-e7k3-clip-packed; do
+    ranks "$of, ep 4, far, several rounds" -n 4 $layout --config "$golden/$of" --ep 4 \
+        --far --window-rows 9
+    ranks "$of, 20 steps, ep 2" -n 4 $layout --config "$golden/$of" --ep 2 --steps 20 \
+        --scope micro --backend cpu
+    ranks "$of, 20 steps, ep 4" -n 4 $layout --config "$golden/$of" --ep 4 --steps 20
+done
+
 # The strict backend runs the same kernels late, with memory closed and weights hidden: the
 # same bits, or something was read too early, or without being acquired.
 same_bits() {
@@ -41,3 +60,7 @@ same_bits() {
 }
 same_bits "strict, 1 rank" -n 1 $layout --scope sequence --steps 3
 same_bits "strict, ep 2, recompute" -n 2 $layout --ep 2 --scope micro --recompute --steps 3
+for of in mixtral-e7k5-window-aux olmoe-e9k6-clip-tied; do
+    same_bits "strict, $of, ep 2, recompute" -n 2 $layout --config "$golden/$of" --ep 2 \
+        --scope micro --recompute --steps 3
+done

@@ -42,11 +42,21 @@ round() {
         ckpt info "$work/$3.b" | grep '^weights' | cmp - "$work/$3.1"
 }
 
-echo 1..19
+echo 1..27
 check "per-expert layout, out and in: the same bits" round qwen3_moe-e7k3-aux-rows2 fp32 plain
 check "fused layout and dense layers" round qwen3_moe-e5k2-mlponly-fused fp32 fused
 check "tied head" round qwen3_moe-e5k3-tied-packed fp32 tied
 check "a released bf16 folder through bf16" round qwen3_moe-e5k2-released bf16 bf16
+for f in mixtral:e9k3-kv1-aux:e7k7-tied-fused:e10k8-window:e10k4-kv1-released \
+    olmoe:e7k3-clip-packed:e7k7-tied-fused:e10k8-renorm:e10k4-clip-released; do
+    IFS=: read -r family plain fused sharded released <<END
+$f
+END
+    check "$family" round $family-$plain fp32 $family-plain
+    check "$family, fused layout" round $family-$fused fp32 $family-fused
+    check "$family, several files" round $family-$sharded fp32 $family-sharded
+    check "$family, released, bf16 through bf16" round $family-$released bf16 $family-bf16
+done
 check "ls" sh -c '"$1" ckpt ls "$2" | grep -q "step-00000000"' - "$sluice" "$work/plain.a"
 check "info --json is JSON" sh -c '
     "$1" ckpt info "$2" --json | grep -q "\"format\": \"sluice-checkpoint\""' - "$sluice" \

@@ -104,11 +104,13 @@ static int64_t check_layer(struct fixture *f, int l, bool fused)
             n += same(f, SLC_EXPERT_DOWN, l, x * fh, fh, name, x * fh);
             continue;
         }
-        const char *proj[] = {"gate", "up", "down"};
+        const bool mixtral = !strcmp(s->family->model_type, "mixtral");
+        const char *mlp[] = {"gate_proj", "up_proj", "down_proj"};
+        const char *block[] = {"w1", "w3", "w2"};
         for (int k = 0; k < 3; k++) {
-            snprintf(name, sizeof(name),
-                     "model.layers.%d.mlp.experts.%d.%s_proj.weight", l, (int)x,
-                     proj[k]);
+            snprintf(name, sizeof(name), "model.layers.%d.%s.experts.%d.%s.weight", l,
+                     mixtral ? "block_sparse_moe" : "mlp", (int)x,
+                     mixtral ? block[k] : mlp[k]);
             n += same(f, k < 2 ? SLC_EXPERT_UP : SLC_EXPERT_DOWN, l,
                       k < 2 ? (2 * x + k) * fh : x * fh, fh, name, 0);
         }
@@ -154,6 +156,22 @@ Test(hf, fused_layout_with_dense_layers)
 Test(hf, released_bf16)
 {
     check_folder("qwen3_moe-e5k2-released", false);
+}
+
+Test(hf, mixtral)
+{
+    check_folder("mixtral-e7k2-window-packed", false);
+    check_folder("mixtral-e7k7-tied-fused", true);
+    check_folder("mixtral-e10k4-kv1-released", false);
+    check_folder("mixtral-e10k8-window", false);
+}
+
+Test(hf, olmoe)
+{
+    check_folder("olmoe-e7k3-clip-packed", false);
+    check_folder("olmoe-e7k7-tied-fused", true);
+    check_folder("olmoe-e10k4-clip-released", false);
+    check_folder("olmoe-e10k8-renorm", false);
 }
 
 static void copy_golden(const char *name, char dir[64])
@@ -220,45 +238,69 @@ Test(hf, what_does_not_fit_is_named)
     cr_assert_eq(system(cmd), 0);
 }
 
-/* Import and export of a per-expert fp32 folder: every tensor has its name, shape and
- * bits. */
+/* Import and export of a per-expert folder in its own type: every tensor has its name,
+ * shape, type and bits, and the model is the same. */
+static void check_export(const char *name, enum slc_dtype dtype)
+{
+    struct slc_err e = SLC_ERR_INIT;
+    char dir[64] = "/tmp/slc-hf-XXXXXX", run[96], out[96], ckpt[160], cmd[128];
+    struct slc_spec s, back;
+
+    cr_assert(mkdtemp(dir));
+    snprintf(run, sizeof(run), "%s/run", dir);
+    snprintf(out, sizeof(out), "%s/out", dir);
+    snprintf(ckpt, sizeof(ckpt), "%s/checkpoints/step-00000000", run);
+    cr_assert_eq(slc_hf_import(golden(name), run, &e), 0, "%s", e.text);
+    cr_assert_eq(slc_hf_export(ckpt, out, dtype, &e), 0, "%s", e.text);
+    struct slc_st *a = slc_st_open(golden(name), &e), *b = slc_st_open(out, &e);
+    cr_assert(a && b, "%s", e.text);
+    cr_assert(slc_st_count(a) > 20);
+    cr_assert_eq(slc_st_count(a), slc_st_count(b));
+    for (int i = 0; i < slc_st_count(a); i++) {
+        const struct slc_st_tensor *x = slc_st_get(a, i);
+        int t = slc_st_find(b, x->name);
+        cr_assert(t >= 0, "%s", x->name);
+        const struct slc_st_tensor *y = slc_st_get(b, t);
+        cr_assert(x->ndim == y->ndim && x->dtype == y->dtype && x->count == y->count);
+        cr_assert_eq(x->dtype, dtype);
+        cr_assert_eq(memcmp(x->shape, y->shape, (size_t)x->ndim * 8), 0);
+        float *u = malloc((size_t)x->count * 4), *v = malloc((size_t)x->count * 4);
+        cr_assert_eq(slc_st_read_f32(a, i, 0, x->count, u, &e), 0);
+        cr_assert_eq(slc_st_read_f32(b, t, 0, x->count, v, &e), 0);
+        cr_assert_eq(memcmp(u, v, (size_t)x->count * 4), 0, "%s", x->name);
+        free(u);
+        free(v);
+    }
+    slc_st_close(a);
+    slc_st_close(b);
+    cr_assert_eq(slc_spec_load(&s, golden(name), &e), 0, "%s", e.text);
+    cr_assert_eq(slc_spec_load(&back, out, &e), 0, "%s", e.text);
+    cr_assert_eq(memcmp(&s, &back, sizeof(s)), 0, "%s: config.json changed", name);
+    snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    cr_assert_eq(system(cmd), 0);
+}
+
 Test(hf, export_of_an_import_is_the_original)
 {
-    static const char *const names[] = {"qwen3_moe-e7k3-aux-rows2",
-                                        "qwen3_moe-e10k3-step2"};
-    struct slc_err e = SLC_ERR_INIT;
-    char dir[64], run[96], out[96], ckpt[160], cmd[128];
+    check_export("qwen3_moe-e7k3-aux-rows2", SLC_F32);
+    check_export("qwen3_moe-e10k3-step2", SLC_F32);
+    check_export("qwen3_moe-e5k2-released", SLC_BF16);
+}
 
-    for (int k = 0; k < 2; k++) {
-        strcpy(dir, "/tmp/slc-hf-XXXXXX");
-        cr_assert(mkdtemp(dir));
-        snprintf(run, sizeof(run), "%s/run", dir);
-        snprintf(out, sizeof(out), "%s/out", dir);
-        snprintf(ckpt, sizeof(ckpt), "%s/checkpoints/step-00000000", run);
-        cr_assert_eq(slc_hf_import(golden(names[k]), run, &e), 0, "%s", e.text);
-        cr_assert_eq(slc_hf_export(ckpt, out, SLC_F32, &e), 0, "%s", e.text);
-        struct slc_st *a = slc_st_open(golden(names[k]), &e), *b = slc_st_open(out, &e);
-        cr_assert(a && b, "%s", e.text);
-        cr_assert(slc_st_count(a) > 20);
-        cr_assert_eq(slc_st_count(a), slc_st_count(b));
-        for (int i = 0; i < slc_st_count(a); i++) {
-            const struct slc_st_tensor *x = slc_st_get(a, i);
-            int t = slc_st_find(b, x->name);
-            cr_assert(t >= 0, "%s", x->name);
-            const struct slc_st_tensor *y = slc_st_get(b, t);
-            cr_assert(x->ndim == y->ndim && x->dtype == y->dtype &&
-                      x->count == y->count);
-            cr_assert_eq(memcmp(x->shape, y->shape, (size_t)x->ndim * 8), 0);
-            float *u = malloc((size_t)x->count * 4), *v = malloc((size_t)x->count * 4);
-            cr_assert_eq(slc_st_read_f32(a, i, 0, x->count, u, &e), 0);
-            cr_assert_eq(slc_st_read_f32(b, t, 0, x->count, v, &e), 0);
-            cr_assert_eq(memcmp(u, v, (size_t)x->count * 4), 0, "%s", x->name);
-            free(u);
-            free(v);
-        }
-        slc_st_close(a);
-        slc_st_close(b);
-        snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-        cr_assert_eq(system(cmd), 0);
-    }
+Test(hf, export_of_an_import_mixtral)
+{
+    check_export("mixtral-e9k3-kv1-aux", SLC_F32);
+    check_export("mixtral-e9k6-tied-window", SLC_F32);
+    check_export("mixtral-e10k8-window", SLC_F32);
+    check_export("mixtral-e9k2-bf16-window1", SLC_BF16);
+    check_export("mixtral-e10k4-kv1-released", SLC_BF16);
+}
+
+Test(hf, export_of_an_import_olmoe)
+{
+    check_export("olmoe-e7k3-clip-packed", SLC_F32);
+    check_export("olmoe-e9k6-clip-tied", SLC_F32);
+    check_export("olmoe-e10k8-renorm", SLC_F32);
+    check_export("olmoe-e9k3-clip-bf16", SLC_BF16);
+    check_export("olmoe-e10k4-clip-released", SLC_BF16);
 }
