@@ -197,6 +197,9 @@ void slc_ops_cpu(struct slc_ops *ops);
 int slc_cpu_prepare(enum slc_op op, const void *args, struct slc_err *e);
 void slc_cpu_release(void);
 void slc_cpu_describe(char *text, size_t len);
+/* flop/s of oneDNN's own product with all threads, the best of several sizes: what the
+ * products of a step are a share of. */
+int slc_cpu_peak(enum slc_dtype dtype, double *rate, struct slc_err *e);
 struct slc_backend *slc_backend_host_create(const char *name,
                                             const struct slc_backend_options *opts,
                                             struct slc_err *e);

@@ -17,6 +17,8 @@ static const struct benchmark {
     {"gemm", "grouped products of experts, beside the dense product", slc_bench_ops},
     {"attention", "attention forward and backward, beside the dense product", slc_bench_ops},
     {"dispatch", "the token exchange between ranks, beside memcpy", slc_bench_dispatch},
+    {"step", "a whole training step and each of its ops, beside the machine's limits",
+     slc_bench_step},
 };
 enum { BENCHMARKS = sizeof(benchmarks) / sizeof(*benchmarks) };
 
