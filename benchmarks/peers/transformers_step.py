@@ -89,7 +89,18 @@ class Trainer:
         return p.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
 
 
+def limit_memory(share):
+    """More than this share of the free memory is refused, before the kernel ends somebody."""
+    import resource
+
+    with open("/proc/meminfo") as f:
+        free = next(int(w.split()[1]) for w in f if w.startswith("MemAvailable"))
+    most = int(free * 1024 * share)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
 def serve(a):
+    limit_memory(0.7)
     t = Trainer(a)
     t.run(a.warm)
     say = {"loss": t.first[0], "grad_norm": t.first[1], "ready": True}
@@ -105,7 +116,7 @@ def serve(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("folder")
+    p.add_argument("folder", help="of the model")
     p.add_argument("--make", metavar="CONFIG")
     p.add_argument("--serve", action="store_true")
     p.add_argument("--rows", type=int, default=4)
