@@ -6,8 +6,8 @@
     venv/bin/python tests/data/generate_bf16.py            # rewrite all
     venv/bin/python tests/data/generate_bf16.py --check    # compare, write nothing
 
-Eight odd Qwen3-MoE models, each of its own seed, with weights that bf16 holds exactly,
-and five batches each. The experts that fp32 chooses are forced on the bf16 run, so that
+Eight odd Qwen3-MoE models and two each of Mixtral and OLMoE, each of its own seed, with
+weights that bf16 holds exactly, and five batches each. The experts that fp32 chooses are forced on the bf16 run, so that
 errors are of rounding alone. For every batch: the RMS error of the targets'
 log-probabilities, and of every gradient tensor the norm of the error over the norm.
 tests/parity/test_bf16 measures the same of Sluice and compares the errors. Another
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import generate_goldens
 import torch
-from golden_cases import QWEN3
+from golden_cases import MIXTRAL, OLMOE, QWEN3
 from golden_model import (
     IGNORE,
     Batch,
@@ -38,15 +38,16 @@ from golden_model import (
     target_logprobs,
     write_json,
 )
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 BATCHES = 5
 # Transformers' choice on CPU (widths in multiples of 8 only), and its loop
 EXPERTS = ("grouped_mm", "eager")
 
-BASE = {**QWEN3, "hidden_size": 40, "moe_intermediate_size": 24, "vocab_size": 97,
-        "norm_topk_prob": True}
-SHAPES = [
+QWEN3 = {**QWEN3, "hidden_size": 40, "moe_intermediate_size": 24, "vocab_size": 97,
+         "norm_topk_prob": True}
+QWEN3_SHAPES = [
     {"num_experts": 8, "num_experts_per_tok": 2},
     {"num_experts": 3, "num_experts_per_tok": 1, "norm_topk_prob": False,
      "num_key_value_heads": 1},
@@ -61,26 +62,48 @@ SHAPES = [
     {"num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": False,
      "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3},
 ]
+MIXTRAL_SHAPES = [
+    {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 7},
+    {"num_local_experts": 9, "num_experts_per_tok": 5, "num_key_value_heads": 1},
+]
+OLMOE_SHAPES = [
+    {"num_experts": 16, "num_experts_per_tok": 4},
+    {"num_experts": 7, "num_experts_per_tok": 3, "clip_qkv": 0.8,
+     "num_key_value_heads": 2, "norm_topk_prob": True},
+]
+MODELS = (
+    [("qwen3_moe", QWEN3, shape) for shape in QWEN3_SHAPES]
+    + [("mixtral", {**MIXTRAL, "intermediate_size": 16}, s) for s in MIXTRAL_SHAPES]
+    + [("olmoe", {**OLMOE, "intermediate_size": 16}, s) for s in OLMOE_SHAPES]
+)
 ROWS = [[[24], [9, 15]], [[13, 11], [24]], [[5, 1, 18], [20, 4]], [[24], [24]],
         [[8, 8, 8], [2, 22]]]
 
 
+class ForcedExperts(TorchFunctionMode):
+    """torch.topk takes the given experts, whatever is largest."""
+
+    def __init__(self, ids):
+        super().__init__()
+        self.ids = ids
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.topk:
+            return args[0].gather(-1, self.ids), self.ids
+        return func(*args, **(kwargs or {}))
+
+
 def force_routing(model, seen):
     """Every router takes the experts of `seen`, with its own probabilities."""
-    def forced(gate, ids):
+    def forced(route, ids):
         def run(hidden):
-            hidden = hidden.reshape(-1, gate.hidden_dim)
-            logits = torch.nn.functional.linear(hidden, gate.weight)
-            probs = torch.nn.functional.softmax(logits, dtype=torch.float, dim=-1)
-            top = probs.gather(-1, ids)
-            if gate.norm_topk_prob:
-                top = top / top.sum(dim=-1, keepdim=True)
-            return logits, top.to(logits.dtype), ids
+            with ForcedExperts(ids):
+                return route(hidden)
         return run
 
     for i, (_, _, ids) in seen.items():
         gate = model.model.layers[i].mlp.gate
-        gate.forward = forced(gate, ids)
+        gate.forward = forced(gate.forward, ids)
 
 
 def load_bf16(folder, experts):
@@ -89,13 +112,13 @@ def load_bf16(folder, experts):
         experts_implementation=experts).train()
 
 
-def run(model, batch):
+def run(family, model, batch):
     """(log-probabilities of the targets, {name: gradient}) of one batch."""
     model.zero_grad()
     out = forward(model, batch)
     out.loss.backward()
     logprobs = target_logprobs(out.logits.detach().float(), batch.targets)
-    return logprobs, gradients("qwen3_moe", model)
+    return logprobs, gradients(family, model)
 
 
 def short(x):
@@ -112,14 +135,14 @@ def errors(batch, exact, exact_grads, logprobs, grads, zero):
     }
 
 
-def write_batch(folder, number, name, vocab):
+def write_batch(family, folder, number, name, vocab):
     gen = torch.Generator().manual_seed(seed_of("bf16", name, str(number)))
     rows = ROWS[number]
     ids = torch.randint(vocab, (len(rows), sum(rows[0])), generator=gen)
     batch = Batch(ids, rows)
     model = load_model(folder)
     seen = record_routers(model)
-    exact, exact_grads = run(model, batch)
+    exact, exact_grads = run(family, model, batch)
     seen = dict(seen)
     total = norm(exact_grads.values())
     zero = [n for n in exact_grads if norm([exact_grads[n]]) < 1e-6 * total]
@@ -127,7 +150,7 @@ def write_batch(folder, number, name, vocab):
     for experts in EXPERTS:
         low = load_bf16(folder, experts)
         force_routing(low, seen)
-        logprobs, grads = run(low, batch)
+        logprobs, grads = run(family, low, batch)
         assert all(g.dtype == torch.bfloat16 for g in grads.values())
         found[experts] = errors(batch, exact, exact_grads, logprobs, grads, zero)
     doc = batch.to_json()
@@ -141,17 +164,19 @@ def sorted_ids(ids):
     return ids.sort(-1).values.tolist()
 
 
-def write_model(out, seed, shape):
+def write_model(out, seed, family, base, shape):
     name = f"seed{seed}"
     folder = out / name
     folder.mkdir(parents=True)
     case = {"name": name, "config": shape, "layout": "bf16", "salt": "bf16"}
-    save_model("qwen3_moe", case, BASE, folder)
-    vocab = {**BASE, **shape}["vocab_size"]
+    save_model(family, case, base, folder)
+    vocab = {**base, **shape}["vocab_size"]
     write_json(folder / "case.json", {
         "case": name,
+        "family": family,
         "reference": {"transformers": "5.23.0", "torch": "2.15.0", "attention": "sdpa"},
-        "batches": [write_batch(folder, b, name, vocab) for b in range(BATCHES)],
+        "batches": [write_batch(family, folder, b, name, vocab)
+                    for b in range(BATCHES)],
     })
     return json.loads((folder / "case.json").read_text())
 
@@ -161,11 +186,11 @@ def geometric(values):
 
 
 def generate(out):
-    for seed, shape in enumerate(SHAPES):
-        doc = write_model(out, seed, shape)
+    for seed, (family, base, shape) in enumerate(MODELS):
+        doc = write_model(out, seed, family, base, shape)
         for experts in EXPERTS:
             found = [b["error"][experts] for b in doc["batches"]]
-            print(f"{doc['case']} {experts}: log-probabilities "
+            print(f"{doc['case']} {family} {experts}: log-probabilities "
                   f"{geometric([f['logprob'] for f in found]):.2e}, gradients "
                   f"{geometric([v for f in found for v in f['grad'].values()]):.2e}")
 

@@ -17,8 +17,6 @@
 #include "tests/parity/golden.h"
 
 #define MOST 1.5
-#define SEEDS 8
-#define BATCHES_AT_LEAST 32
 #define KINDS 40
 #define REFERENCE "grouped_mm" /* sums a token's experts in fp32; "eager" does in bf16 */
 
@@ -183,7 +181,8 @@ static void compare_grads(const struct golden *g, const json_t *c,
 }
 
 /* All batches of one seed, in fp32 and with the experts moved by `shift` in bf16. */
-static void measure(int seed, const char *backend, int shift, struct ratios *r)
+static void measure(int seed, const char *backend, const char *family, int shift,
+                    struct ratios *r)
 {
     struct slc_model_options o = {0};
     struct outcome out[2][16];
@@ -194,6 +193,7 @@ static void measure(int seed, const char *backend, int shift, struct ratios *r)
     for (int low = 0; low < 2; low++) {
         o.dtype = low ? SLC_BF16 : SLC_F32;
         golden_open(&g, name, backend, &o);
+        cr_assert_str_eq(g.spec.family->model_type, family);
         const json_t *batches = json_object_get(g.c, "batches");
         const size_t n = json_array_size(batches);
         cr_assert_leq(n, 16);
@@ -214,30 +214,42 @@ static void measure(int seed, const char *backend, int shift, struct ratios *r)
     }
 }
 
-static const char *backends[] = {"ref", "cpu"};
+/* Models first to last-1 are of the family. */
+struct set {
+    char backend[16], family[16];
+    int first, last, batches;
+};
+static const struct set sets[] = {
+    {"ref", "qwen3_moe", 0, 8, 40}, {"cpu", "qwen3_moe", 0, 8, 40},
+    {"ref", "mixtral", 8, 10, 10},  {"cpu", "mixtral", 8, 10, 10},
+    {"ref", "olmoe", 10, 12, 10},   {"cpu", "olmoe", 10, 12, 10},
+};
+#define N_SETS (sizeof(sets) / sizeof(sets[0]))
 
 ParameterizedTestParameters(bf16, beside_transformers)
 {
     /* SLC_OP_BACKEND=cuda stands in for cpu, as in tests/op */
     const char *other = getenv("SLC_OP_BACKEND");
-    static char name[2][16];
+    static struct set s[N_SETS];
 
-    for (int i = 0; i < 2; i++)
-        snprintf(name[i], sizeof(name[i]), "%s",
-                 i && other && other[0] ? other : backends[i]);
-    return cr_make_param_array(char[16], name, 2);
+    memcpy(s, sets, sizeof(sets));
+    for (size_t i = 0; other && other[0] && i < N_SETS; i++)
+        if (!strcmp(s[i].backend, "cpu"))
+            snprintf(s[i].backend, sizeof(s[i].backend), "%s", other);
+    return cr_make_param_array(struct set, s, N_SETS);
 }
 
-ParameterizedTest(char (*backend)[16], bf16, beside_transformers, .timeout = 120)
+ParameterizedTest(struct set *s, bf16, beside_transformers, .timeout = 120)
 {
     struct ratios r = {0};
 
-    for (int seed = 0; seed < SEEDS; seed++)
-        measure(seed, *backend, 0, &r);
-    cr_assert_geq(r.logprob.n, BATCHES_AT_LEAST);
-    cr_log_info("%s: our error over Transformers': log-probabilities %.3f (%d batches), "
-                "gradients %.3f (%d tensors)",
-                *backend, mean(&r.logprob), r.logprob.n, mean(&r.all), r.all.n);
+    for (int seed = s->first; seed < s->last; seed++)
+        measure(seed, s->backend, s->family, 0, &r);
+    cr_assert_eq(r.logprob.n, s->batches);
+    cr_log_info("%s on %s: our error over Transformers': log-probabilities %.3f "
+                "(%d batches), gradients %.3f (%d tensors)",
+                s->family, s->backend, mean(&r.logprob), r.logprob.n, mean(&r.all),
+                r.all.n);
     for (int i = 0; i < r.n_kinds; i++)
         cr_log_info("  %-55s %.3f (%d)", r.kind[i].name, mean(&r.kind[i]), r.kind[i].n);
     cr_expect_leq(mean(&r.logprob), MOST, "log-probabilities: %.3f", mean(&r.logprob));
@@ -254,7 +266,7 @@ Test(bf16, comparison_can_fail)
 {
     struct ratios r = {0};
 
-    measure(0, "cpu", 1, &r);
+    measure(0, "cpu", "qwen3_moe", 1, &r);
     cr_assert_gt(mean(&r.logprob), MOST);
     cr_assert_gt(mean(&r.all), MOST);
 }
