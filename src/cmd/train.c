@@ -18,12 +18,17 @@ static const char usage[] = "sluice train RUN.yaml [section.key=value ...] [--ch
 static void print_start(const struct slc_job *j)
 {
     char versions[256], backend[256];
+    int threads, cores;
 
     slc_job_versions(j, versions, sizeof(versions));
     slc_backend_describe(j->backend, backend, sizeof(backend));
     printf("%s\n", versions);
     printf("ranks: %d on %d nodes, ep %lld; %s\n", j->size, slc_world_nodes(j->world),
            (long long)j->o->parallel.ep, slc_world_transports(j->world));
+    slc_world_cores(j->world, &threads, &cores);
+    if (threads > cores)
+        printf("cores: %d threads of the ranks on %s share %d cores\n", threads,
+               slc_world_host(j->world, 0), cores);
     printf("backend: %s, %s\n", j->backend->name, backend);
     if (j->params.dtype == SLC_BF16)
         printf("dtype: bf16 weights, activations and exchanged rows; fp32 master weights, "

@@ -61,6 +61,7 @@ struct slc_peer {
 struct slc_world {
     int rank, size, local_rank, local_size, node, nodes;
     bool shares_cores;
+    int machine_threads, machine_cores; /* of all ranks on this rank's machine */
     struct slc_world_options options;
     struct slc_peer *peers; /* [size] */
     char transports[256];

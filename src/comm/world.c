@@ -172,7 +172,9 @@ static void find_sharing(struct slc_world *w)
             CPU_OR(&all, &all, &w->peers[r].blob->cpus);
             threads += w->peers[r].blob->threads;
         }
-    w->shares_cores = threads > CPU_COUNT(&all);
+    w->machine_threads = threads;
+    w->machine_cores = CPU_COUNT(&all);
+    w->shares_cores = w->machine_threads > w->machine_cores;
 }
 
 /* What each rank found out about its connections; the same view on all ranks after. */
@@ -445,6 +447,12 @@ int slc_world_threads(const struct slc_world *w)
     }
     n = CPU_COUNT(&now) / (ranks > 0 ? ranks : 1);
     return n > 0 ? n : 1;
+}
+
+void slc_world_cores(const struct slc_world *w, int *threads, int *cores)
+{
+    *threads = w->machine_threads;
+    *cores = w->machine_cores;
 }
 
 const char *slc_world_transports(const struct slc_world *w)

@@ -54,6 +54,8 @@ const char *slc_world_host(const struct slc_world *w, int rank); /* SLURMD_NODEN
 
 /* True when ranks of this node share cores (more ranks x threads than cores granted). */
 bool slc_world_shares_cores(const struct slc_world *w);
+/* Threads that the ranks of this rank's machine ask for, and the cores they may run on. */
+void slc_world_cores(const struct slc_world *w, int *threads, int *cores);
 
 /* CPU threads this rank should use: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else its
  * share of the cores granted to the ranks of its machine; at least 1. */

@@ -63,6 +63,7 @@ struct slc_options {
     struct {
         int64_t every;         /* steps; 0: only at the end and on signals */
         int64_t keep;
+        bool at_end;           /* one after the last step */
         char *from;            /* checkpoint of another run to start from; empty: none */
     } checkpoint;
 };

@@ -118,6 +118,8 @@ const struct slc_option slc_option_table[] = {
 
     NUMBER(checkpoint, every, "0", 0, 1e12,
            "Steps between two checkpoints. 0: only at the end and on signals."),
+    FLAG(checkpoint, at_end, "true",
+         "Save one when the run ends with its last step. False: for measurements."),
     NUMBER(checkpoint, keep, "2", 1, 1e6,
            "Checkpoints to keep; older ones are removed once a newer one is proven."),
     WORD(checkpoint, from, "",

@@ -126,7 +126,7 @@ int slc_loop_run(struct slc_job *j, int64_t resumed, struct slc_err *e)
     while (rc == 1 && j->step < j->o->train.steps)
         rc = advance(&l, &code, e);
     /* A known failure outranks a request to stop: then nothing is saved. */
-    if (rc == 1)
+    if (rc == 1 && j->o->checkpoint.at_end)
         rc = save(&l, e);
     if (rc >= 0)
         slc_metrics_summary(&l.metrics);
