@@ -26,7 +26,9 @@
 
 const struct slc_option slc_option_table[] = {
     WORD(model, config, NULL,
-         "The model: a Hugging Face config.json, or a folder that holds one."),
+         "The model: a Hugging Face config.json, or a folder that holds one. Families "
+         "(its model_type): mixtral, olmoe, qwen3_moe. What a family or Sluice does not "
+         "have (attention_bias, rope_scaling, ...) is refused by name."),
     WORD(model, weights, "",
          "Hugging Face folder with the safetensors to start from. Empty: random weights."),
     NUMBER(model, seed, "0", 0, BIG,

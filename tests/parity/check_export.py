@@ -9,8 +9,8 @@ IDS holds one JSON object {"ids": [...]} a line ("-" reads standard input), or o
 object {"rows": [[...], ...]}. The output is one JSON object a line and sequence:
     {"ids", "loss", "logprobs": [n - 1], and with --logits "logits": [n][vocab]}
 and last {"loss": mean over all targets, "n_targets"}. FILE holds the same format, of
-which any of "loss", "logprobs", "logits" may be missing; `sluice score --json` output
-is one such file. Runs by hand and from benchmarks, never from `make check`; the
+which any of "ids", "loss", "logprobs", "logits" may be missing; `sluice score --json`
+output is one such file, a line for each sequence of IDS in order. Runs by hand and from benchmarks, never from `make check`; the
 environment is that of tests/data/generate_goldens.py.
 """
 
@@ -75,13 +75,13 @@ def distance(a, b):
 
 
 def read_expected(path):
-    """(objects with ids, the total's loss or None)."""
+    """(objects of sequences, the total's loss or None)."""
     found, total = [], None
     for line in open(path):
         if not line.lstrip().startswith("{"):
             continue
         obj = json.loads(line)
-        if "ids" in obj:
+        if {"ids", "logprobs", "logits"} & obj.keys():
             found.append(obj)
         elif "loss" in obj:
             total = obj["loss"]
@@ -95,7 +95,7 @@ def compare(got, total, path, tolerance):
     if expected and len(expected) != len(got):
         sys.exit(f"{path}: {len(expected)} sequences, expected {len(got)}")
     for i, (a, b) in enumerate(zip(got, expected)):
-        if a["ids"] != b["ids"]:
+        if a["ids"] != b.get("ids", a["ids"]):
             sys.exit(f"{path}: sequence {i} has other ids")
         pairs += [(f"sequence {i} {key}", distance(a[key], b[key]))
                   for key in ("loss", "logprobs", "logits") if key in a and key in b]
