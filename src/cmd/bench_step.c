@@ -16,6 +16,7 @@
 #include "cmd/cmd.h"
 #include "cmd/op_meter.h"
 #include "data/sampler.h"
+#include "data/sampler_private.h"
 #include "model/model.h"
 #include "optim/optim.h"
 #include "store/hf.h"
