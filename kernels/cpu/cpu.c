@@ -15,10 +15,11 @@ SLC_CPU_FILL(base)
 #ifdef SLC_CPU_X86
 SLC_CPU_FILL(avx2)
 SLC_CPU_FILL(avx512)
+SLC_CPU_FILL(avx512_bf16)
 #endif
 
-enum isa { ISA_BASE, ISA_AVX2, ISA_AVX512 };
-static const char *const isa_names[] = {"base", "avx2", "avx512"};
+enum isa { ISA_BASE, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16 };
+static const char *const isa_names[] = {"base", "avx2", "avx512", "avx512_bf16"};
 
 /* The widest set that the CPU has and SLUICE_CPU_ISA (for tests) allows. */
 static enum isa isa_choose(void)
@@ -34,6 +35,8 @@ static enum isa isa_choose(void)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl"))
         best = ISA_AVX512;
+    if (best == ISA_AVX512 && __builtin_cpu_supports("avx512bf16"))
+        best = ISA_AVX512_BF16;
     for (int i = 0; most && i < (int)best; i++)
         if (!strcmp(most, isa_names[i]))
             best = (enum isa)i;
@@ -46,7 +49,7 @@ static enum isa chosen;
 /* oneDNN's own limit (ONEDNN_MAX_CPU_ISA) counts too. */
 bool slc_cpu_has_bf16(void)
 {
-    return chosen == ISA_AVX512 && (dnnl_get_effective_cpu_isa() &
+    return chosen >= ISA_AVX512 && (dnnl_get_effective_cpu_isa() &
                                     dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
 }
 
@@ -69,6 +72,9 @@ void slc_ops_cpu(struct slc_ops *ops)
     chosen = isa_choose();
     switch (chosen) {
 #ifdef SLC_CPU_X86
+    case ISA_AVX512_BF16:
+        slc_cpu_avx512_bf16_fill(ops);
+        return;
     case ISA_AVX512:
         slc_cpu_avx512_fill(ops);
         return;

@@ -6,8 +6,8 @@
 
 /*
  * Ops on host memory with OpenMP and oneDNN. Every file with ops is compiled once for
- * each instruction set (SLC_CPU_ISA: base, avx2, avx512) and the set is chosen when the
- * table is filled, so one build runs on every machine of a cluster.
+ * each instruction set (SLC_CPU_ISA: base, avx2, avx512, avx512_bf16) and the set is
+ * chosen when the table is filled, so one build runs on every machine of a cluster.
  *
  * Rules that keep the bits of a run the same for any number of threads:
  *  - work is cut into pieces by shape alone, and a piece is computed by one thread;

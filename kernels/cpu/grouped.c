@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/deal.h"
 #include "kernels/cpu/gemm.h"
-
-#include <omp.h>
 
 #define TILE 256
 
-/* Tiles of one expert's product, dealt to the threads in turn; `turn` counts tiles. */
+/* Tiles of one expert's product, to whichever thread is free. */
 static void expert_tiles(const struct slc_product *p, const struct slc_matmul_args *a,
-                         int64_t *turn)
+                         struct slc_deal *d)
 {
-    const int64_t threads = omp_get_num_threads(), mine = omp_get_thread_num();
-
     for (int64_t m = 0; m < a->M; m += TILE)
         for (int64_t n = 0; n < a->N; n += 2 * TILE)
-            if ((*turn)++ % threads == mine)
+            if (slc_deal_mine(d))
                 slc_product_tile(p, a, m, n, TILE, 2 * TILE);
 }
 
@@ -25,12 +22,13 @@ void SLC_CPU(grouped_matmul)(struct slc_queue *q,
     const struct slc_matmul_args layout = {
         .trans_b = a->trans_w, .dtype = a->dtype, .c_dtype = a->dtype};
     struct slc_product p;
+    int64_t next = 0;
 
     if (!slc_product_begin(&p, q, &layout))
         return;
 #pragma omp parallel if (a->off[a->El] * N * K > 32 * SLC_CPU_GRAIN)
     {
-        int64_t turn = 0;
+        struct slc_deal deal = slc_deal_begin(&next);
 
         for (int64_t e = 0; e < a->El; e++) {
             const struct slc_matmul_args one = {
@@ -48,7 +46,7 @@ void SLC_CPU(grouped_matmul)(struct slc_queue *q,
                 .c_dtype = a->dtype,
             };
 
-            expert_tiles(&p, &one, &turn);
+            expert_tiles(&p, &one, &deal);
         }
     }
 }
@@ -60,12 +58,13 @@ void SLC_CPU(grouped_wgrad)(struct slc_queue *q, const struct slc_grouped_wgrad_
     const struct slc_matmul_args layout = {
         .trans_a = true, .acc = a->acc, .dtype = a->dtype, .c_dtype = a->dw_dtype};
     struct slc_product p;
+    int64_t next = 0;
 
     if (!slc_product_begin(&p, q, &layout))
         return;
 #pragma omp parallel if (a->off[a->El] * N * K > 32 * SLC_CPU_GRAIN)
     {
-        int64_t turn = 0;
+        struct slc_deal deal = slc_deal_begin(&next);
 
         for (int64_t e = 0; e < a->El; e++) {
             const struct slc_matmul_args one = {
@@ -84,7 +83,7 @@ void SLC_CPU(grouped_wgrad)(struct slc_queue *q, const struct slc_grouped_wgrad_
                 .c_dtype = a->dw_dtype,
             };
 
-            expert_tiles(&p, &one, &turn);
+            expert_tiles(&p, &one, &deal);
         }
     }
 }

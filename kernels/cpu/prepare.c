@@ -46,7 +46,7 @@ static int attention_backward(const struct slc_attention_backward_args *a,
 {
     if (head(a->D, e) != 0)
         return -1;
-    return a->dtype == SLC_F32 ? 0 : slc_cpu_scratch_grow(a->T * a->NQ * a->D, e);
+    return slc_cpu_scratch_grow(a->T * a->NQ * (a->dtype == SLC_F32 ? 1 : 1 + a->D), e);
 }
 
 static int expert_index(const struct slc_expert_index_args *a, struct slc_err *e)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/arena.h"
 
@@ -24,14 +25,22 @@ static void destroy(struct slc_backend *b)
     free(b);
 }
 
+/* Large regions lie on large pages: fewer faults at first touch, fewer misses later. Where
+ * the kernel has none to give, ordinary ones do. */
+#define LARGE_PAGE ((size_t)2 << 20)
+
 static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind kind,
                        struct slc_err *e)
 {
     void *p;
 
     (void)kind;
-    if (posix_memalign(&p, SLC_ARENA_ALIGN, bytes ? bytes : 1) == 0)
+    if (posix_memalign(&p, bytes >= 2 * LARGE_PAGE ? LARGE_PAGE : SLC_ARENA_ALIGN,
+                       bytes ? bytes : 1) == 0) {
+        if (bytes >= 2 * LARGE_PAGE)
+            madvise(p, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
         return p;
+    }
     slc_errf(e, SLC_EXIT_SYSTEM,
              "backend %s: no memory for %zu bytes; use more ranks or a smaller "
              "micro-batch",

@@ -197,7 +197,7 @@ static void compare_twice(const char *backend, const struct op_out *ref, op_test
 
 void op_compare(op_test *f, const void *param, const char *label)
 {
-    static const char *const isas[] = {"base", "avx2", "avx512"};
+    static const char *const isas[] = {"base", "avx2", "avx512", "avx512_bf16"};
     struct op_out ref, one, again;
 
     run_on("ref", 1, f, param, &ref);
@@ -206,7 +206,7 @@ void op_compare(op_test *f, const void *param, const char *label)
         op_out_free(&ref);
         return;
     }
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof(isas) / sizeof(*isas); i++) {
         setenv("SLUICE_CPU_ISA", isas[i], 1);
         run_on("cpu", 1, f, param, &one);
         cr_assert(one.n == ref.n);

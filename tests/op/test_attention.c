@@ -55,6 +55,11 @@ Test(attention, backends_agree)
         {2, 1, 128, 0, 1, {0, 333}, SLC_F32},
         {2, 2, 256, 64, 2, {0, 129, 200}, SLC_F32},
         {4, 2, 32, 0, 3, {0, 64, 192, 320}, SLC_F32},
+        /* one key head: two threads share its queries */
+        {3, 1, 24, 0, 1, {0, 201}, SLC_F32},
+        {3, 1, 24, 70, 2, {0, 201, 220}, SLC_F32},
+        {3, 1, 10, 0, 1, {0, 201}, SLC_BF16},
+        {3, 1, 24, 70, 2, {0, 201, 220}, SLC_BF16},
         {4, 2, 16, 0, 3, {0, 1, 4, 150}, SLC_BF16},
         {4, 1, 64, 40, 1, {0, 140}, SLC_BF16},
         /* what cuDNN takes: whole rows, packed documents, grouped heads, a window */

@@ -103,10 +103,10 @@ static void bad_run(struct op_dev *d, const void *param, struct op_out *o)
 
 Test(cross_entropy, a_bad_logit_is_seen)
 {
-    static const char *const isas[] = {"base", "avx2", "avx512"};
+    static const char *const isas[] = {"base", "avx2", "avx512", "avx512_bf16"};
     const float values[] = {NAN, -NAN, INFINITY};
 
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 12; i++) {
         struct op_out o;
 
         setenv("SLUICE_CPU_ISA", isas[i / 3], 1);

@@ -82,10 +82,10 @@ static void bad_run(struct op_dev *d, const void *param, struct op_out *o)
 
 Test(memory, a_bad_gradient_is_seen)
 {
-    static const char *const isas[] = {"base", "avx2", "avx512"};
+    static const char *const isas[] = {"base", "avx2", "avx512", "avx512_bf16"};
     const float values[] = {NAN, -NAN, INFINITY, -INFINITY, 1e30f};
 
-    for (int isa = 0; isa < 3; isa++)
+    for (int isa = 0; isa < 4; isa++)
         for (int v = 0; v < 5; v++)
             for (int64_t at = 0; at < 40000; at += 1999) {
                 struct bad b = {40000, at, values[v]};
