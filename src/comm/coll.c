@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Collectives over UCX messages. Exchanges are direct: every member talks to every
- * other, starting with its right neighbour, so that no link is hit by all at once.
+ * Collectives on host memory: small ones by UCX messages, every member talking to every
+ * other, starting with its right neighbour, so that no link is hit by all at once; large
+ * ones by a bulk.
  */
 #include "comm/comm_private.h"
+#include "comm/bulk_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define STAGING_BYTES (16u << 20) /* of reduce_scatter, per group */
-#define CHUNK_MAX (1u << 20)
-#define CHUNK_MIN 4096u
+#define SMALL 16384u /* bytes that a bulk is not worth */
 
 static int barrier(struct slc_group *g, struct slc_err *e)
 {
@@ -92,6 +92,51 @@ static int gather_shares(struct slc_group *g, char *buf, const int64_t *at, size
     return slc_group_wait(g, g->requests, n, e);
 }
 
+/* The group's own bulk, made when first needed. */
+static int need_bulk(struct slc_group *g, struct slc_err *e)
+{
+    if (g->bulk)
+        return 0;
+    g->making_bulk = true; /* by messages */
+    g->bulk = slc_bulk_create(g, e);
+    g->making_bulk = false;
+    return g->bulk ? 0 : -1;
+}
+
+/* One bucket that is one piece of memory. */
+static int run_bulk(struct slc_group *g, void *buf, const int64_t *off, size_t unit,
+                    enum slc_dtype dtype, bool reduce, bool gather, struct slc_err *e)
+{
+    const int64_t flat[] = {0, off[g->size]}, at[] = {0};
+    struct slc_bulk_op op = {
+        .reduce = reduce,
+        .gather = gather,
+        .unit = unit,
+        .dtype = dtype,
+        .base = buf,
+        .n_runs = 1,
+        .flat = flat,
+        .at = at,
+        .n_buckets = 1,
+        .cut = off,
+    };
+
+    if (off[g->size] == 0)
+        return 0;
+    if (need_bulk(g, e) < 0)
+        return -1;
+    slc_bulk_start(g->bulk, &op);
+    return slc_bulk_finish(g->bulk, e);
+}
+
+/* Shares of n elements over the members, in the group's own scratch. */
+static int64_t *equal_shares(struct slc_group *g, int64_t n)
+{
+    for (int i = 0; i <= g->size; i++)
+        g->shares[i] = (int64_t)((__int128)n * i / g->size);
+    return g->shares;
+}
+
 static int allgather(struct slc_group *g, const void *send, void *recv, size_t bytes,
                      struct slc_err *e)
 {
@@ -99,151 +144,52 @@ static int allgather(struct slc_group *g, const void *send, void *recv, size_t b
 
     if (own != send)
         memmove(own, send, bytes);
-    return gather_shares(g, recv, NULL, bytes, 1, e);
+    if (g->making_bulk || bytes * (size_t)g->size < SMALL)
+        return gather_shares(g, recv, NULL, bytes, 1, e);
+    for (int i = 0; i <= g->size; i++)
+        g->shares[i] = (int64_t)bytes * i;
+    return run_bulk(g, recv, g->shares, 1, SLC_U8, false, true, e);
 }
 
 static int allgatherv(struct slc_group *g, void *buf, const int64_t *off,
                       enum slc_dtype dtype, struct slc_err *e)
 {
-    return gather_shares(g, buf, off, 0, slc_dtype_size(dtype), e);
-}
+    size_t unit = slc_dtype_size(dtype);
 
-/*
- * out[j] = sum over members in ascending order; `parts` is [size - 1][stride] bytes of
- * the others, `out` holds the own part. A block fits the first-level cache and the
- * compiler's vectors; the order of additions is the same whatever the block.
- */
-#define SUM_BLOCK 512
-#define DEFINE_SUM(name, type)                                                         \
-    static void name(const struct slc_group *g, const char *parts, size_t stride,      \
-                     void *out, size_t n)                                              \
-    {                                                                                  \
-        type acc[SUM_BLOCK], *own = out;                                               \
-                                                                                       \
-        for (size_t at = 0; at < n; at += SUM_BLOCK) {                                 \
-            size_t len = n - at < SUM_BLOCK ? n - at : SUM_BLOCK;                      \
-                                                                                       \
-            for (int m = 0; m < g->size; m++) {                                        \
-                int row = m < g->index ? m : m - 1;                                    \
-                const type *x =                                                        \
-                    m == g->index ? own + at                                           \
-                                  : (const type *)(parts + (size_t)row * stride) + at; \
-                if (m == 0)                                                            \
-                    memcpy(acc, x, len * sizeof(type));                                \
-                else                                                                   \
-                    for (size_t j = 0; j < len; j++)                                   \
-                        acc[j] += x[j];                                                \
-            }                                                                          \
-            memcpy(own + at, acc, len * sizeof(type));                                 \
-        }                                                                              \
-    }
-DEFINE_SUM(sum_f32, float)
-DEFINE_SUM(sum_f64, double)
-DEFINE_SUM(sum_i64, int64_t)
-
-static void sum_parts(const struct slc_group *g, enum slc_dtype dtype,
-                      const char *parts, void *out, size_t n)
-{
-    if (dtype == SLC_F32)
-        sum_f32(g, parts, g->chunk, out, n);
-    else if (dtype == SLC_F64)
-        sum_f64(g, parts, g->chunk, out, n);
-    else if (dtype == SLC_I64)
-        sum_i64(g, parts, g->chunk, out, n);
-    else
-        SLC_BUG("no sum of %s over ranks", slc_dtype_name(dtype));
-}
-
-static int need_staging(struct slc_group *g, struct slc_err *e)
-{
-    size_t others = (size_t)g->size - 1, chunk = STAGING_BYTES / (2 * others);
-
-    if (g->staging)
-        return 0;
-    chunk = chunk > CHUNK_MAX ? CHUNK_MAX : chunk < CHUNK_MIN ? CHUNK_MIN : chunk;
-    g->chunk = chunk & ~(size_t)63;
-    g->staging = aligned_alloc(64, 2 * others * g->chunk);
-    return g->staging ? 0
-                      : slc_errf(e, SLC_EXIT_SYSTEM,
-                                 "no memory for the %zu bytes of a "
-                                 "reduction's staging",
-                                 2 * others * g->chunk);
-}
-
-/* Bytes of share i in round r. */
-static size_t piece(const struct slc_group *g, const int64_t *off, int i, int64_t round,
-                    size_t unit)
-{
-    size_t bytes = (size_t)(off[i + 1] - off[i]) * unit,
-           skip = (size_t)round * g->chunk;
-
-    return bytes <= skip ? 0 : bytes - skip < g->chunk ? bytes - skip : g->chunk;
-}
-
-/* Start receiving what others hold of my share: round's piece of each. */
-static int post_receives(struct slc_group *g, const int64_t *off, int64_t round,
-                         size_t unit, uint32_t number, struct slc_err *e)
-{
-    size_t bytes = piece(g, off, g->index, round, unit);
-    size_t others = (size_t)g->size - 1;
-    char *half = g->staging + (size_t)(round & 1) * others * g->chunk;
-
-    for (int step = 1; bytes && step < g->size; step++) {
-        int from = (g->index - step + g->size) % g->size;
-        size_t row = (size_t)(from < g->index ? from : from - 1);
-
-        if (slc_group_irecv(g, from, SLC_TAG_COLL, number, half + row * g->chunk, bytes,
-                            &g->requests[row], e) < 0)
-            return -1;
-    }
-    return 0;
+    if ((size_t)off[g->size] * unit < SMALL)
+        return gather_shares(g, buf, off, 0, unit, e);
+    return run_bulk(g, buf, off, unit, dtype, false, true, e);
 }
 
 static int reduce_scatter(struct slc_group *g, void *buf, const int64_t *off,
                           enum slc_dtype dtype, struct slc_err *e)
 {
-    size_t unit = slc_dtype_size(dtype), others = (size_t)g->size - 1;
-    uint32_t number = g->seq;
-    int64_t rounds = 0;
+    return run_bulk(g, buf, off, slc_dtype_size(dtype), dtype, true, false, e);
+}
 
-    if (need_staging(g, e) < 0)
+/* A sum so small that one round trip counts: all get all, and each adds. */
+static int sum_small(struct slc_group *g, void *buf, size_t bytes, enum slc_dtype dtype,
+                     struct slc_err *e)
+{
+    char *all = g->small;
+
+    memcpy(all + (size_t)g->index * bytes, buf, bytes);
+    if (gather_shares(g, all, NULL, bytes, 1, e) < 0)
         return -1;
-    for (int i = 0; i < g->size; i++) {
-        int64_t share = (off[i + 1] - off[i]) * (int64_t)unit;
-        int64_t need = (share + (int64_t)g->chunk - 1) / (int64_t)g->chunk;
-
-        rounds = need > rounds ? need : rounds;
-    }
-    g->seq += (uint32_t)rounds;
-    if (rounds && post_receives(g, off, 0, unit, number, e) < 0)
-        return -1;
-    for (int64_t r = 0; r < rounds; r++) {
-        void **sends = g->requests + g->size;
-        size_t mine = piece(g, off, g->index, r, unit);
-        char *own = (char *)buf + (size_t)off[g->index] * unit + (size_t)r * g->chunk;
-
-        for (int step = 1; step < g->size; step++) {
-            int to = (g->index + step) % g->size;
-            size_t bytes = piece(g, off, to, r, unit);
-
-            if (bytes && slc_group_isend(g, to, SLC_TAG_COLL, number + (uint32_t)r,
-                                         (char *)buf + (size_t)off[to] * unit +
-                                             (size_t)r * g->chunk,
-                                         bytes, &sends[step], e) < 0)
-                return -1;
-            g->w->traffic.collective_bytes += bytes;
-        }
-        /* The next pieces arrive in the other half while these are added. */
-        if (slc_group_wait(g, g->requests, (int)others, e) < 0 ||
-            (r + 1 < rounds &&
-             post_receives(g, off, r + 1, unit, number + (uint32_t)r + 1, e) < 0))
-            return -1;
-        sum_parts(g, dtype, g->staging + (size_t)(r & 1) * others * g->chunk, own,
-                  mine / unit);
-        if (slc_group_wait(g, sends, g->size, e) < 0)
-            return -1;
-    }
+    for (int i = 0; i < g->size; i++)
+        g->addends[i] = all + (size_t)i * bytes;
+    slc_bulk_sum(dtype, buf, g->addends, g->size, bytes / slc_dtype_size(dtype));
     return 0;
+}
+
+static int allreduce(struct slc_group *g, void *buf, int64_t n, enum slc_dtype dtype,
+                     struct slc_err *e)
+{
+    size_t unit = slc_dtype_size(dtype);
+
+    if ((size_t)n * unit * (size_t)g->size <= SLC_SUM_SMALL)
+        return sum_small(g, buf, (size_t)n * unit, dtype, e);
+    return run_bulk(g, buf, equal_shares(g, n), unit, dtype, true, true, e);
 }
 
 const struct slc_coll_ops slc_coll_host = {
@@ -252,6 +198,7 @@ const struct slc_coll_ops slc_coll_host = {
     .allgather = allgather,
     .reduce_scatter = reduce_scatter,
     .allgatherv = allgatherv,
+    .allreduce = allreduce,
 };
 
 int slc_barrier(struct slc_group *g, struct slc_err *e)
@@ -288,23 +235,10 @@ int slc_allgatherv(struct slc_group *g, void *buf, const int64_t *off,
     return g->size == 1 ? 0 : g->ops->allgatherv(g, buf, off, dtype, e);
 }
 
-/* Shares of n elements over the members, in the group's own scratch. */
-static int64_t *equal_shares(struct slc_group *g, int64_t n)
-{
-    for (int i = 0; i <= g->size; i++)
-        g->shares[i] = (int64_t)((__int128)n * i / g->size);
-    return g->shares;
-}
-
 int slc_allreduce(struct slc_group *g, void *buf, int64_t n, enum slc_dtype dtype,
                   struct slc_err *e)
 {
-    if (g->size == 1 || n == 0)
-        return 0;
-    const int64_t *off = equal_shares(g, n);
-    if (slc_reduce_scatter(g, buf, off, dtype, e) < 0)
-        return -1;
-    return slc_allgatherv(g, buf, off, dtype, e);
+    return g->size == 1 || n == 0 ? 0 : g->ops->allreduce(g, buf, n, dtype, e);
 }
 
 int slc_allreduce_max(struct slc_group *g, int64_t *value, struct slc_err *e)

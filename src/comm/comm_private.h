@@ -77,6 +77,7 @@ struct slc_world {
     struct slc_window **windows; /* by local id; NULL: free */
     int n_windows;
     int n_busy; /* windows with operations under way */
+    struct slc_bulk *bulks; /* under way */
 
     struct slc_heart *heart; /* NULL in a world of one */
     atomic_bool closing;     /* peers may go away without having died */
@@ -128,12 +129,15 @@ struct slc_group {
     uint32_t seq;    /* collectives so far */
     void **requests; /* [2 size] */
     int64_t *shares; /* [size + 1] scratch */
-    char *staging;   /* reduce_scatter: [2][size - 1][chunk], at first use */
-    size_t chunk;
+    struct slc_bulk *bulk; /* of large collectives, at first use */
+    bool making_bulk;
+    char *small;           /* scratch of small sums: SLC_SUM_SMALL bytes */
+    const char **addends;  /* [size] */
     const struct slc_coll_ops *ops;
 };
 
 extern const struct slc_coll_ops slc_coll_host;
+#define SLC_SUM_SMALL 1024u /* bytes, of all members together, that each member adds */
 
 /* Tags: receiver's group id, sender's index in the group, and a number. */
 #define SLC_TAG_COLL 0 /* kinds: even ids are collectives, odd ones point to point */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "comm/comm_private.h"
+#include "comm/bulk.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -184,7 +185,9 @@ struct slc_group *slc_group_create(struct slc_world *w, const int *members, int 
     g->ids = calloc((size_t)size, sizeof(*g->ids));
     g->requests = calloc(2 * (size_t)size, sizeof(*g->requests));
     g->shares = calloc((size_t)size + 1, sizeof(*g->shares));
-    if (!g->shares || !g->members || !g->ids || !g->requests)
+    g->small = malloc(SLC_SUM_SMALL);
+    g->addends = calloc((size_t)size, sizeof(*g->addends));
+    if (!g->shares || !g->small || !g->addends || !g->members || !g->ids || !g->requests)
         goto err_memory;
     memcpy(g->members, members, sizeof(int) * (size_t)size);
     for (int i = 0; i < size; i++) {
@@ -209,13 +212,15 @@ void slc_group_destroy(struct slc_group *g)
 {
     if (!g)
         return;
+    slc_bulk_destroy(g->bulk);
     if (g->id)
         g->w->groups[g->id - 1] = NULL;
     free(g->members);
     free(g->ids);
     free(g->requests);
     free(g->shares);
-    free(g->staging);
+    free(g->small);
+    free(g->addends);
     free(g);
 }
 

@@ -19,7 +19,7 @@ struct slc_group;
 /* members: world ranks, ascending, containing this rank; copied. */
 struct slc_group *slc_group_create(struct slc_world *w, const int *members, int size,
                                    struct slc_err *e);
-void slc_group_destroy(struct slc_group *g);
+void slc_group_destroy(struct slc_group *g); /* collective unless a failure is known */
 int slc_group_size(const struct slc_group *g);
 int slc_group_index(const struct slc_group *g); /* this rank's place in it */
 int slc_group_member(const struct slc_group *g, int index); /* world rank */
@@ -42,7 +42,9 @@ int slc_allgather(struct slc_group *g, const void *send, void *recv, size_t byte
  * reduce_scatter: on return each member's own share of buf holds the sum over
  * members; other shares are unspecified. Sends (size-1)/size of buf per rank.
  * allgatherv: each member's own share is sent to all; on return buf is complete.
- * allreduce: reduce_scatter then allgatherv over equal shares.
+ * allreduce: reduce_scatter and allgatherv over equal shares in one, piece by piece; a
+ * small one is an all-gather that every member adds up.
+ * Large ones go through windows (see bulk.h), whose memory is made at the first.
  */
 int slc_reduce_scatter(struct slc_group *g, void *buf, const int64_t *off,
                        enum slc_dtype dtype, struct slc_err *e);
@@ -72,6 +74,8 @@ struct slc_coll_ops {
                           enum slc_dtype dtype, struct slc_err *e);
     int (*allgatherv)(struct slc_group *g, void *buf, const int64_t *off,
                       enum slc_dtype dtype, struct slc_err *e);
+    int (*allreduce)(struct slc_group *g, void *buf, int64_t n, enum slc_dtype dtype,
+                     struct slc_err *e);
 };
 
 #endif

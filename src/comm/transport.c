@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The data worker: context, endpoints, waiting. */
 #include "comm/comm_private.h"
+#include "comm/bulk_private.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -243,6 +244,8 @@ int slc_world_progress(struct slc_world *w, struct slc_err *e)
     if (w->ctx)
         ucp_worker_progress(w->worker);
     if (w->n_busy && slc_windows_progress(w, e) < 0)
+        return -1;
+    if (w->bulks && slc_bulks_progress(w, e) < 0)
         return -1;
     return slc_fail_check(e);
 }
