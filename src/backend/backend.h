@@ -70,6 +70,7 @@ struct slc_backend {
     struct slc_ops ops;
     int row_align;     /* expert segments start at multiples of this (cpu 1, cuda 128) */
     bool host_readable; /* window memory of comm is directly usable by ops */
+    bool immediate; /* an op has run when SLC_RUN returns, and its memory is the host's */
     uint64_t fetches;  /* slc_fetch calls so far */
 };
 

@@ -21,25 +21,40 @@ struct slc_optim {
     float *master, *m, *v;
     double *squares; /* one sum, backend memory */
     int64_t updates;
+    struct slc_err failed; /* of the sum in the background */
 };
+
+/* The own share of bucket b. One extent may go on where the one before ended. */
+static void list_share(struct slc_optim *o, const struct slc_shard *s, int b)
+{
+    int64_t at = slc_shard_cut(s, b, s->index), end = slc_shard_cut(s, b, s->index + 1);
+    struct slc_piece p;
+
+    while (slc_shard_next(s, &at, end, &p)) {
+        int64_t start = o->ps->p[p.param].start + p.local;
+        struct slc_optim_extent *last = o->n ? &o->extent[o->n - 1] : NULL;
+
+        if (last && last->param == p.param && last->start + last->count == start)
+            last->count += p.n;
+        else
+            o->extent[o->n++] =
+                (struct slc_optim_extent){p.param, start, p.n, o->own};
+        o->own += p.n;
+    }
+}
 
 static int list_extents(struct slc_optim *o, struct slc_err *e)
 {
-    int room = o->shard[DENSE].n + o->shard[EXPERT].n;
+    int room = 0;
 
+    for (int c = 0; c < CLASSES; c++)
+        room += o->shard[c].n + o->shard[c].n_buckets;
     o->extent = calloc((size_t)room + 1, sizeof(*o->extent));
     if (!o->extent)
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the optimizer's extents");
-    for (int c = 0; c < CLASSES; c++) {
-        const struct slc_shard *s = &o->shard[c];
-        int64_t at = s->cut[s->index], end = s->cut[s->index + 1];
-        struct slc_piece p;
-        while (slc_shard_next(s, &at, end, &p)) {
-            o->extent[o->n++] = (struct slc_optim_extent){
-                p.param, o->ps->p[p.param].start + p.local, p.n, o->own};
-            o->own += p.n;
-        }
-    }
+    for (int c = 0; c < CLASSES; c++)
+        for (int b = o->shard[c].n_buckets - 1; b >= 0; b--)
+            list_share(o, &o->shard[c], b);
     return 0;
 }
 
@@ -75,8 +90,11 @@ struct slc_optim *slc_optim_create(struct slc_params *ps, const struct slc_optim
     SLC_ASSERT(ps->g && (oo->dense || !oo->expert));
     o->ps = ps;
     o->o = *oo;
-    if (slc_shard_init(&o->shard[DENSE], ps, false, oo->dense, oo->bucket, e) < 0 ||
-        slc_shard_init(&o->shard[EXPERT], ps, true, oo->expert, oo->bucket, e) < 0 ||
+    const bool in_place = ps->b->immediate;
+    if (slc_shard_init(&o->shard[DENSE], ps, false, oo->dense, oo->bucket, in_place, e) <
+            0 ||
+        slc_shard_init(&o->shard[EXPERT], ps, true, oo->expert, oo->bucket, in_place,
+                       e) < 0 ||
         list_extents(o, e) < 0 || alloc_state(o, e) < 0 ||
         slc_bucket_init(&o->bucket, ps->b, o->shard, CLASSES, e) < 0) {
         slc_optim_destroy(o);
@@ -205,15 +223,50 @@ static void update(struct slc_optim *o, struct slc_queue *q, double lr, double s
     convert(o, q, MASTER_TO_WEIGHT);
 }
 
+static void on_ready(void *ctx, int param, struct slc_queue *q)
+{
+    struct slc_optim *o = ctx;
+    struct slc_shard *s = &o->shard[o->ps->p[param].expert ? EXPERT : DENSE];
+
+    (void)q;
+    if (o->failed.code == 0)
+        slc_shard_grad_ready(s, param, &o->failed);
+}
+
+void slc_optim_reduce_begin(struct slc_optim *o)
+{
+    if (!o->ps->b->immediate)
+        return;
+    o->failed = (struct slc_err)SLC_ERR_INIT;
+    for (int c = 0; c < CLASSES; c++)
+        slc_shard_reduce_begin(&o->shard[c]);
+    o->ps->ready = on_ready;
+    o->ps->ready_ctx = o;
+}
+
+/* What backward did not hide. */
+static int reduce(struct slc_optim *o, struct slc_queue *q, struct slc_err *e)
+{
+    if (o->ps->ready == on_ready)
+        o->ps->ready = NULL;
+    if (o->failed.code) {
+        *e = o->failed;
+        return -1;
+    }
+    for (int c = 0; c < CLASSES; c++)
+        if (slc_shard_reduce(&o->shard[c], &o->bucket, q, e) < 0)
+            return -1;
+    return 0;
+}
+
 int slc_optim_step(struct slc_optim *o, struct slc_queue *q, double lr, bool finite_loss,
                    struct slc_optim_report *r, struct slc_err *e)
 {
     double scale = 1, started = slc_now();
 
     *r = (struct slc_optim_report){0};
-    for (int c = 0; c < CLASSES; c++)
-        if (slc_shard_reduce(&o->shard[c], &o->bucket, q, e) < 0)
-            return -1;
+    if (reduce(o, q, e) < 0)
+        return -1;
     if (global_norm(o, q, finite_loss, &r->grad_norm, e) < 0)
         return -1;
     double reduced = slc_now();

@@ -14,7 +14,8 @@
  * it into contiguous extents cut at multiples of SLC_EXTENT elements; each keeps fp32
  * master weights and both moments of its extents only, so all ranks together hold one copy.
  *
- * step: reduce-scatter the gradients in each replica group, global norm, clip, update own
+ * step: reduce-scatter the gradients in each replica group (on the CPU in the background
+ * of the last backward, see slc_optim_reduce_begin), global norm, clip, update own
  * extents, all-gather the new weights. A loss or gradient norm that is not finite
  * skips the update on all ranks alike.
  */
@@ -35,7 +36,7 @@ struct slc_optim_options {
     double beta1, beta2, eps, weight_decay, clip; /* clip 0: none */
     struct slc_group *dense;   /* replica group of dense parameters, NULL: one rank */
     struct slc_group *expert;  /* replica group of expert parameters, NULL: one rank */
-    int64_t bucket;            /* elements that travel at a time; 0: 4 Mi */
+    int64_t bucket;            /* elements that travel at a time; 0: chosen, 4 Mi at most */
 };
 
 /* One extent this rank owns: elements [start, start+count) of parameter `param` (global),
@@ -64,6 +65,11 @@ struct slc_optim_report {
     bool skipped;        /* not finite: nothing was changed */
     double reduce_s, update_s, gather_s;
 };
+/* The backward that follows is the last one before the step: its gradients are summed
+ * over ranks in the background, each bucket from when slc_param_grad_ready completes it. Does
+ * nothing where the host cannot use the memory of gradients; they are then summed by the
+ * step, as without this call. */
+void slc_optim_reduce_begin(struct slc_optim *o);
 /* One update with learning rate lr; finite_loss false skips. update number is kept inside. */
 int slc_optim_step(struct slc_optim *o, struct slc_queue *q, double lr, bool finite_loss,
                    struct slc_optim_report *r, struct slc_err *e);

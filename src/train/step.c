@@ -81,6 +81,8 @@ static int run_micro_batch(struct slc_job *j, int64_t m, const struct slc_loss_w
     if (slc_model_forward(j->model, &j->batch, w, NULL, NULL, &out, e) < 0)
         return -1;
     lap_pass(j, r, SLC_PHASE_FORWARD, since);
+    if (m == j->micro_batches - 1)
+        slc_optim_reduce_begin(j->optim);
     if (slc_model_backward(j->model, e) < 0)
         return -1;
     lap_pass(j, r, SLC_PHASE_BACKWARD, since);

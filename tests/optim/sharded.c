@@ -212,7 +212,7 @@ int main(int argc, char **argv)
         slc_backend_open("ref", &(struct slc_backend_options){.threads = 1, .device = -1}, &e);
     NEED(b);
     if (argc > 3 && !strcmp(argv[3], "stage"))
-        b->host_readable = false;
+        b->host_readable = b->immediate = false;
     struct slc_queue *q = slc_queue_create(b, &e);
     NEED(q);
     struct slc_optim_options o = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
