@@ -48,11 +48,15 @@ losses() {
 newest() { ls "$1/checkpoints" 2>/dev/null | grep '^step-[0-9]*$' | tail -n 1; }
 # tensors CHECKPOINT: name and CRC of every tensor
 tensors() { "$sluice" ckpt info "$1" 2>>log | awk '/^(weights|adamw)/ {print $1, $NF}'; }
-# close A B TOLERANCE: the two lists of losses agree to a relative tolerance
+# close A B TOLERANCE [NORM]: the two lists of losses agree to a relative tolerance, and the
+# gradient norms to NORM if given
 close() {
-    paste "$1" "$2" | awk -v tol="$3" '
-        function rel(a, b) { d = a - b; if (d < 0) d = -d; return d / (b < 0 ? -b : b) }
-        { d = rel($2, $5); if (d > most) most = d }
-        NF != 6 || $1 != $4 || d > tol { print "# differs: " $0; bad = 1 }
-        END { printf "# largest distance %.2g, allowed %g\n", most, tol; exit bad || NR == 0 }'
+    paste "$1" "$2" | awk -v tol="$3" -v norm="${4:-1e9}" '
+        function rel(a, b,    x) { x = a - b; if (x < 0) x = -x; return x / (b < 0 ? -b : b) }
+        { d = rel($2, $5); if (d > most) most = d; g = rel($3, $6); if (g > gmost) gmost = g }
+        NF != 6 || $1 != $4 || d > tol || g > norm { print "# differs: " $0; bad = 1 }
+        END {
+            printf "# largest distance of losses %.2g, of gradient norms %.2g\n", most, gmost
+            exit bad || NR == 0
+        }'
 }
