@@ -370,9 +370,13 @@ int slc_bulk_progress(struct slc_bulk *b, struct slc_err *e)
 
 int slc_bulks_progress(struct slc_world *w, struct slc_err *e)
 {
-    for (struct slc_bulk *b = w->bulks; b; b = b->next)
-        if (slc_bulk_progress(b, e) < 0)
+    for (struct slc_bulk *b = w->bulks; b; b = b->next) {
+        int moved = b->active ? advance(b, e) : 0;
+
+        if (moved < 0)
             return -1;
+        w->moved += moved > 0;
+    }
     return 0;
 }
 
@@ -383,9 +387,11 @@ int slc_bulk_finish(struct slc_bulk *b, struct slc_err *e)
     int moved;
 
     slc_bulk_ready(b, b->op.n_buckets);
-    while ((moved = advance(b, e)) >= 0 && !done(b))
+    while ((moved = advance(b, e)) >= 0 && !done(b)) {
+        w->moved += moved > 0; /* no nap while something moves: comm/wait.c */
         if ((moved ? slc_world_progress(w, e) : slc_wait_step(w, &wait, e)) < 0)
             return -1;
+    }
     if (moved < 0)
         return -1;
     b->active = false;

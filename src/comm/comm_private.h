@@ -67,6 +67,7 @@ struct slc_world {
     char transports[256];
     struct slc_traffic traffic;
     double waited; /* seconds in slc_wait_step */
+    unsigned long long moved; /* times that progress moved something */
 
     ucp_context_h ctx; /* NULL in a world of one */
     ucp_worker_h worker;
@@ -171,6 +172,11 @@ int slc_windows_open(struct slc_world *w, struct slc_err *e);
 /* Bind this process to its share of the machine's granted cores, unless Slurm bound it or
  * there is not a core for each thread. Not being able to is a warning only. */
 void slc_bind(const struct slc_world *w);
+
+/* --- wait.c ------------------------------------------------------------------------ */
+
+/* One more fruitless look: pause, yield or nap, by how many there were. */
+void slc_wait_idle(struct slc_wait *wait, bool shares_cores);
 
 /* --- process.c ----------------------------------------------------------------------
  */

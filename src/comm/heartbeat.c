@@ -340,6 +340,7 @@ static void say(struct slc_heart *h, enum note_kind kind)
 {
     double until = slc_now() + LEAVE_MAX;
     ucp_request_param_t param = {.op_attr_mask = 0};
+    struct slc_wait wait = {0};
     bool waiting = true;
 
     /* a beat may still be under way to some: the note goes after it */
@@ -356,17 +357,21 @@ static void say(struct slc_heart *h, enum note_kind kind)
             else
                 waiting = true;
         }
+        if (waiting)
+            slc_wait_idle(&wait, true);
     }
     void *flush = ucp_worker_flush_nbx(h->worker, &param);
     while (UCS_PTR_IS_PTR(flush) && ucp_request_check_status(flush) == UCS_INPROGRESS &&
            slc_now() < until)
         if (!ucp_worker_progress(h->worker))
-            sched_yield();
+            slc_wait_idle(&wait, true);
     if (UCS_PTR_IS_PTR(flush))
         ucp_request_free(flush);
     for (int i = 0; i < h->n_partners; i++)
-        while (!note_sent(&h->partners[i]) && slc_now() < until)
+        while (!note_sent(&h->partners[i]) && slc_now() < until) {
             progress(h);
+            slc_wait_idle(&wait, true);
+        }
 }
 
 /* The failure is told; who is not out of the process by then is ended. */

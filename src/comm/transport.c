@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The data worker: context, endpoints, waiting. */
 #include "comm/comm_private.h"
-#include "comm/bulk_private.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +99,7 @@ static void close_endpoint(struct slc_world *w, struct slc_peer *peer)
 {
     ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = 0};
     double until = slc_now() + 0.5;
+    struct slc_wait wait = {0};
     void *request = ucp_ep_close_nbx(peer->ep, &param);
 
     peer->ep = NULL;
@@ -107,7 +107,7 @@ static void close_endpoint(struct slc_world *w, struct slc_peer *peer)
         return;
     while (ucp_request_check_status(request) == UCS_INPROGRESS && slc_now() < until)
         if (!ucp_worker_progress(w->worker))
-            sched_yield();
+            slc_wait_idle(&wait, true);
     ucp_request_free(request);
 }
 
@@ -237,36 +237,4 @@ int slc_request_wait(struct slc_world *w, void *request, int rank, struct slc_er
         }
     ucp_request_free(request);
     return rc == UCS_OK ? 0 : slc_peer_lost(w, rank, ucs_status_string(rc), e);
-}
-
-int slc_world_progress(struct slc_world *w, struct slc_err *e)
-{
-    if (w->ctx)
-        ucp_worker_progress(w->worker);
-    if (w->n_busy && slc_windows_progress(w, e) < 0)
-        return -1;
-    if (w->bulks && slc_bulks_progress(w, e) < 0)
-        return -1;
-    return slc_fail_check(e);
-}
-
-int slc_wait_step(struct slc_world *w, struct slc_wait *wait, struct slc_err *e)
-{
-    const unsigned spin = w->shares_cores ? 20 : 2000, doze = 20000;
-    const double start = slc_now();
-
-    if (slc_world_progress(w, e) < 0)
-        return -1;
-    if (++wait->spins < spin) {
-        __builtin_ia32_pause();
-    } else if (wait->spins < doze) {
-        sched_yield();
-    } else {
-        struct timespec t = {.tv_nsec = 50000};
-
-        /* A long wait: somebody saves or reads; do not burn the core meanwhile. */
-        nanosleep(&t, NULL);
-    }
-    w->waited += slc_now() - start;
-    return 0;
 }

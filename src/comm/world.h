@@ -68,13 +68,15 @@ const char *slc_world_transports(const struct slc_world *w);
 int slc_world_progress(struct slc_world *w, struct slc_err *e);
 
 /*
- * Wait loop helper: spins a little, then yields the core; checks for failure.
+ * Wait loop helper: spins a little, then yields the core, then sleeps up to 1 ms at a
+ * time; checks for failure.
  *     struct slc_wait wait = {0};
  *     while (!done) if (slc_wait_step(w, &wait, e) < 0) return -1;
  */
 struct slc_wait {
-    unsigned spins;
-    double started;
+    unsigned spins;           /* looks since something last moved */
+    double started;           /* of the naps; 0: none yet */
+    unsigned long long moved; /* what the world had moved then */
 };
 int slc_wait_step(struct slc_world *w, struct slc_wait *wait, struct slc_err *e);
 /* Seconds spent in slc_wait_step so far. */

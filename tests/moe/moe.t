@@ -19,7 +19,7 @@ mutant() {
     report "$name" $?
 }
 
-plan 40
+plan 44
 x=$bin/exchange
 some="chaos=1 seed=1 seeds=$fewer far=1 layers=3 E=7 K=2"
 ranks "alone" -n 1 $x E=10 K=4 slots=2
@@ -47,6 +47,13 @@ for path in 0 1; do
             backend=ref backend2=strict far=$path window=$window E=7 K=3 expect=any
     done
 done
+for more in "E=10 K=4" "window=3 E=7 K=3" "slots=2 layers=3 steps=2 T=200 H=300 E=10 K=4"; do
+    ranks "4 ranks over TCP, by messages: $more" -n 4 --nodes 4 \
+        env UCX_TLS=tcp,self $x $more expect=far
+done
+ranks "over TCP and shared memory, the same bits on ref and strict" -n 4 --nodes 2 \
+    env UCX_TLS=tcp,self,sysv,posix $x mode=bits backend=ref backend2=strict E=7 K=3 \
+    layers=3 expect=any
 ranks "strict backend, same bits, two slots on 3 ranks" -n 3 $x mode=bits \
     backend=ref backend2=strict slots=2 layers=3 steps=2 E=7 K=3 expect=any
 ranks "post returns before any peer has posted" -n 3 $x mode=post
