@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "cmd/cmd.h"
 #include "cmd/probe_fs.h"
-#include "comm/world.h"
+#include "comm/window.h"
 
 static const char usage[] = "sluice doctor [--dir D]";
 
@@ -144,6 +144,44 @@ static void check_backends(void)
     }
 }
 
+#define PATH_RANKS 64 /* as many talk to each other here; an expert group rarely is larger */
+#define PATH_ROWS 16  /* ranks whose own choices are printed */
+
+/* The path of the token exchange between neighbouring ranks, by a window like its own. */
+static int check_paths(struct slc_world *w, struct slc_err *e)
+{
+    const int size = slc_world_size(w), first = slc_world_rank(w) / PATH_RANKS * PATH_RANKS;
+    int members[PATH_RANKS], n = 0, rc = -1;
+    char line[256], **rows = calloc((size_t)size, sizeof(*rows));
+    struct slc_group *g = NULL;
+    struct slc_window *win = NULL;
+
+    while (n < PATH_RANKS && first + n < size) {
+        members[n] = first + n;
+        n++;
+    }
+    if (!rows) {
+        slc_errf(e, SLC_EXIT_SYSTEM, "no memory for %d ranks", size);
+        goto out;
+    }
+    if (!(g = slc_group_create(w, members, n, e)) ||
+        !(win = slc_window_create(g, 4096, e)) ||
+        slc_world_paths(w, line, sizeof(line), rows, e) < 0)
+        goto out;
+    rc = 0;
+    if (slc_world_rank(w) == 0)
+        ok("exchange", line);
+    for (int r = 0; slc_world_rank(w) == 0 && r < size && r < PATH_ROWS; r++)
+        printf("        rank %-3d on %-12s %s\n", r, slc_world_host(w, r), rows[r]);
+out:
+    slc_window_destroy(win);
+    slc_group_destroy(g);
+    for (int r = 0; rows && r < size; r++)
+        free(rows[r]);
+    free(rows);
+    return rc;
+}
+
 /* Ranks, nodes, transports, and the file system if asked; needs all ranks of the step. */
 static int check_world(const char *dir, struct slc_err *e)
 {
@@ -164,7 +202,9 @@ static int check_world(const char *dir, struct slc_err *e)
             note("cores", "ranks of this node share cores",
                  "give each rank its own with --cpus-per-task");
     }
-    if (dir)
+    if (slc_world_size(w) > 1)
+        rc = check_paths(w, e);
+    if (rc == 0 && dir)
         rc = slc_probe_fs(w, dir, e);
     slc_world_destroy(w);
     return rc;

@@ -15,7 +15,7 @@
 static const char usage[] = "sluice train RUN.yaml [section.key=value ...] [--check]";
 
 /* The banner: what runs where, and the resolved run file, on rank 0. */
-static void print_start(const struct slc_job *j)
+static void print_start(const struct slc_job *j, const char *paths)
 {
     char versions[256], backend[256];
     int threads, cores;
@@ -25,6 +25,9 @@ static void print_start(const struct slc_job *j)
     printf("%s\n", versions);
     printf("ranks: %d on %d nodes, ep %lld; %s\n", j->size, slc_world_nodes(j->world),
            (long long)j->o->parallel.ep, slc_world_transports(j->world));
+    if (*paths)
+        printf("exchange: %s%s\n", paths,
+               strcmp(j->o->moe.path, "far") == 0 ? "; moe.path=far: all staged" : "");
     slc_world_cores(j->world, &threads, &cores);
     if (threads > cores)
         printf("cores: %d threads of the ranks on %s share %d cores\n", threads,
@@ -62,11 +65,14 @@ static int run(struct slc_job *j, const struct slc_options *o, struct slc_world 
                bool check, struct slc_err *e)
 {
     int64_t resumed;
+    char paths[256];
 
     if (slc_job_create(j, o, w, e) < 0)
         return -1;
+    if (slc_world_paths(w, paths, sizeof(paths), NULL, e) < 0)
+        return -1;
     if (j->rank == 0) {
-        print_start(j);
+        print_start(j, paths);
         slc_job_print_memory(j);
     }
     if (check)

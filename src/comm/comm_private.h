@@ -44,7 +44,7 @@ struct slc_blob {
 #define SLC_BLOB_MAGIC 0x31304d4f43434c53u /* layout version in it */
 
 /* How data reaches a peer. */
-enum slc_path { SLC_PATH_UNKNOWN, SLC_PATH_PUT, SLC_PATH_MESSAGE };
+enum slc_path { SLC_PATH_UNKNOWN, SLC_PATH_NEAR, SLC_PATH_PUT, SLC_PATH_MESSAGE };
 
 struct slc_peer {
     int node;
@@ -52,7 +52,8 @@ struct slc_peer {
     char host[SLC_NAME_MAX];
     struct slc_blob *blob; /* owned; addresses inside */
     ucp_ep_h ep;           /* NULL until first used */
-    enum slc_path path;    /* set with ep */
+    enum slc_path path;    /* what its lanes can do, set with ep: PUT or MESSAGE */
+    enum slc_path chosen;  /* how windows are written, set by the first one */
     bool dead;             /* its connection failed: nothing may be posted to it */
     char
         lanes[SLC_LANES_MAX]; /* "posix+cma": transports of the endpoint, set with ep */

@@ -342,6 +342,7 @@ static int open_target(struct slc_window *win, int i, const struct card *card,
         slc_message_open(t, peer->lanes);
     if (mapped && peer->node == w->node && !w->options.force_far)
         t->near = mapped;
+    peer->chosen = t->near ? SLC_PATH_NEAR : t->path;
     return 0;
 }
 

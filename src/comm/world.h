@@ -64,6 +64,16 @@ int slc_world_threads(const struct slc_world *w);
 /* One line for the start banner: "4 ranks on 2 nodes, same node: posix, other: tcp". */
 const char *slc_world_transports(const struct slc_world *w);
 
+/*
+ * How windows are written, as chosen for each peer when they were created: near (in place,
+ * through memory), put, or message (where the lane has no fast put). Collective. line, the
+ * same on all ranks: "near (sysv) to 1 peer of each rank, message (tcp) to 2 peers of each
+ * rank"; empty without windows between ranks. rows: NULL, or [size] strings to free, what
+ * each rank chose: "near 1 (sysv), message 2-3 (tcp)".
+ */
+int slc_world_paths(struct slc_world *w, char *line, size_t size, char **rows,
+                    struct slc_err *e);
+
 /* Drive communication once. -1 with e filled when a failure is known. */
 int slc_world_progress(struct slc_world *w, struct slc_err *e);
 
