@@ -3,6 +3,7 @@
 #define SLC_COMM_WORLD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/err.h"
 

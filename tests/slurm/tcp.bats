@@ -52,20 +52,20 @@ same() {
 }
 
 @test "doctor and the start name the path chosen for each peer" {
-    run timeout 60 srun -N2 -n4 --mpi=pmix sluice doctor
+    run timeout 60 srun -N2 --ntasks-per-node=2 --mpi=pmix sluice doctor
     echo "$output"
     [ "$status" -eq 0 ]
     [[ $output == *"near ("*") to 1 peer of each rank, message (tcp) to 2 peers of each rank"* ]]
     [[ $output =~ "rank 0 "*"near 1 ("[a-z+]*"), message 2-3 (tcp)" ]]
     [[ $output =~ "rank 3 "*"near 2 ("[a-z+]*"), message 0-1 (tcp)" ]]
-    UCX_TLS=tcp,self run timeout 60 srun -N2 -n4 --mpi=pmix sluice doctor
+    UCX_TLS=tcp,self run timeout 60 srun -N2 --ntasks-per-node=2 --mpi=pmix sluice doctor
     [[ $output == *"message (tcp) to 3 peers of each rank"* ]]
 }
 
 @test "training over TCP, 4 ranks on 2 nodes: the bits of shared memory" {
     train shm "-N1 -n4 --overcommit"
-    UCX_TLS=tcp,self train tcp "-N2 -n4" parallel.allow_tcp=true
-    train mixed "-N2 -n4"
+    UCX_TLS=tcp,self train tcp "-N2 --ntasks-per-node=2" parallel.allow_tcp=true
+    train mixed "-N2 --ntasks-per-node=2"
     same shm tcp
     same shm mixed
     grep -q '^exchange: near ([a-z+]*) to 3 peers of each rank$' shm.log
