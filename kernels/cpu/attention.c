@@ -42,9 +42,7 @@ SLC_ALWAYS void softmax_vector(struct forward *w, int64_t at, int64_t nk, float 
 {
     float shift[SLC_VL], sum[SLC_VL];
 
-#pragma omp simd
-    for (int l = 0; l < SLC_VL; l++)
-        shift[l] = w->max[at + l];
+    memcpy(shift, w->max + at, sizeof(shift));
     for (int64_t j = 0; j < nk; j++) {
         const float *s = w->s + j * BQ + at;
 
@@ -74,9 +72,7 @@ SLC_ALWAYS void softmax_vector(struct forward *w, int64_t at, int64_t nk, float 
             sum[l] += s[l];
         }
     }
-#pragma omp simd
-    for (int l = 0; l < SLC_VL; l++)
-        w->sum[at + l] = sum[l];
+    memcpy(w->sum + at, sum, sizeof(sum));
 }
 
 static void shrink(struct forward *w, int64_t nq, int64_t D)
