@@ -261,6 +261,12 @@ static void passes(const struct bench *x, double *there, double *back)
              records * (double)n->row_bytes + tokens + tokens) / 2;
 }
 
+/* What the rows really took: a peer may be far without --far. */
+static const char *path_of(const struct slc_moe_counters *c)
+{
+    return !c->far_bytes ? "near" : !c->near_bytes ? "far" : "near+far";
+}
+
 static int report(struct bench *x, long long bytes, double rate, struct slc_err *e)
 {
     const struct slc_moe_shape *n = &x->shape;
@@ -282,7 +288,7 @@ static int report(struct bench *x, long long bytes, double rate, struct slc_err 
            "\"dispatch_us\": %.2f, \"combine_us\": %.2f, \"gb_per_s\": %.3f, "
            "\"memcpy_gb_per_s\": %.2f, \"of_limit\": %.3f, \"dispatch_of_limit\": %.3f, "
            "\"combine_of_limit\": %.3f}\n",
-           x->far ? "far" : "near", n->R, bytes, x->c.skew ? "skewed" : "even",
+           path_of(&x->counters), n->R, bytes, x->c.skew ? "skewed" : "even",
            slc_dtype_name(x->dtype), (long long)n->T, (long long)n->H, (long long)n->E,
            (long long)n->K, x->saved.rounds, (double)all / 100, (double)there / 100,
            (double)back / 100, 2e5 * (double)bytes / (double)all / 1e6, rate / 1e9,
