@@ -46,6 +46,7 @@ AS_IF([test $slc_have_cuda = yes], [
     CUDA_LDFLAGS="-L$slc_cuda_home/lib64"
 ], [slc_from_cuda="no nvcc: Debian, RHEL cuda-toolkit-13-0"])
 slc_from_cudnn="no"
+slc_from_nccl="no"
 CUDNN_LIBS=
 AS_IF([test $slc_have_cuda = yes], [
     slc_save_cppflags=$CPPFLAGS slc_save_ldflags=$LDFLAGS slc_save_libs=$LIBS
@@ -55,6 +56,9 @@ AS_IF([test $slc_have_cuda = yes], [
         CUDNN_LIBS=-lcudnn
         CUDA_CPPFLAGS="$CUDA_CPPFLAGS -DSLC_HAVE_CUDNN"
         slc_from_cudnn=yes])])
+    dnl NCCL is loaded at run time, where several ranks have GPUs: only its header here.
+    AC_CHECK_HEADER([nccl.h], [CUDA_CPPFLAGS="$CUDA_CPPFLAGS -DSLC_HAVE_NCCL"
+        slc_from_nccl=yes], [slc_from_nccl="no nccl.h: gradients through host memory; Debian, RHEL libnccl-dev"])
     CPPFLAGS=$slc_save_cppflags LDFLAGS=$slc_save_ldflags LIBS=$slc_save_libs
 ])
 AC_SUBST([CUDNN_LIBS])

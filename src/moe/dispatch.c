@@ -182,6 +182,35 @@ done:
     return rc;
 }
 
+/* Windows that ops read or write: this rank's and those of near members. */
+static char *window_of(struct slc_dispatch *d, int i)
+{
+    return slc_window_near(d->window, (d->n->me + i) % d->n->R);
+}
+
+static int map_windows(struct slc_dispatch *d, size_t bytes, struct slc_err *e)
+{
+    struct slc_backend *b = d->o.backend;
+
+    for (; b->calls.host_map && d->mapped < d->n->R; d->mapped++) {
+        char *p = window_of(d, d->mapped);
+
+        if (p && b->calls.host_map(b, p, bytes, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static void unmap_windows(struct slc_dispatch *d)
+{
+    while (d->mapped > 0) {
+        char *p = window_of(d, --d->mapped);
+
+        if (p)
+            d->o.backend->calls.host_unmap(d->o.backend, p);
+    }
+}
+
 static int upload_first_experts(struct slc_dispatch *d, struct slc_err *e)
 {
     const struct slc_moe_shape *n = d->n;
@@ -226,6 +255,8 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
     for (int i = 0; i < d->n->R; i++)
         if (i != d->n->me && (o->force_far || !slc_window_near(d->window, i)))
             d->any_far = true;
+    if (map_windows(d, bytes, e) < 0)
+        goto err_window;
     d->device = carve(d, SLC_MEM_DEVICE, carve_device, e);
     if (!d->device)
         goto err_window;
@@ -246,6 +277,7 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
 err_device:
     slc_mem_free(o->backend, d->device, SLC_MEM_DEVICE);
 err_window:
+    unmap_windows(d);
     slc_window_destroy(d->window);
 err_free:
     free(d);
@@ -265,6 +297,7 @@ void slc_dispatch_destroy(struct slc_dispatch *d)
         slc_event_destroy(f->summed_event);
         slc_event_destroy(f->combined);
     }
+    unmap_windows(d);
     slc_window_destroy(d->window);
     slc_mem_free(d->o.backend, d->host, SLC_MEM_HOST);
     slc_mem_free(d->o.backend, d->device, SLC_MEM_DEVICE);

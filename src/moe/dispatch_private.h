@@ -48,6 +48,7 @@ struct slc_dispatch {
     struct slc_world *world;
     char **near; /* [R] mapped window of a near member (own: local), or NULL */
     bool any_far;
+    int mapped; /* windows, from this rank's on round, that ops were given */
     uint64_t flushes;      /* moments at which everything posted was seen complete */
     int32_t *first_expert; /* [R+1] device */
     size_t row_stride;

@@ -40,7 +40,7 @@ static int check(const struct slc_moe_shape *s, const struct slc_moe_options *o,
                         s->R, (long long)o->E, (long long)o->E);
     if (o->slots < 1 || o->slots > 2)
         return slc_errf(e, SLC_EXIT_CONFIG, "MoE layer: slots must be 1 or 2");
-    if (s->R > 1 && !o->backend->host_readable)
+    if (s->R > 1 && !o->backend->host_readable && !o->backend->calls.host_map)
         return slc_errf(e, SLC_EXIT_UNSUPPORTED,
                         "not supported: ep > 1 on backend %s, whose memory the "
                         "exchange cannot reach; run with ep = 1",

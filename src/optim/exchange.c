@@ -125,6 +125,34 @@ static void to_ops(struct slc_bucket *k, struct slc_queue *q, int64_t at, int64_
                    (size_t)(end - at) * width);
 }
 
+/* In backend memory: the queue keeps the order, the host waits for nothing. */
+static int reduce_here(struct slc_shard *s, struct slc_bucket *k, struct slc_queue *q,
+                       struct slc_err *e)
+{
+    int me = s->index;
+
+    for (int b = 0; b < s->n_buckets; b++) {
+        move_shares(s, k, q, true, b, 0, s->size, INTO_BUCKET);
+        s->ps->b->calls.coll_reduce_scatter(q, s->coll, k->stage, s->off, SLC_F32);
+        move_shares(s, k, q, true, b, me, me + 1, OUT_OF_BUCKET);
+    }
+    return slc_queue_sync(q, e);
+}
+
+static int gather_here(struct slc_shard *s, struct slc_bucket *k, struct slc_queue *q,
+                       struct slc_err *e)
+{
+    int me = s->index;
+
+    for (int b = 0; b < s->n_buckets; b++) {
+        move_shares(s, k, q, false, b, me, me + 1, INTO_BUCKET);
+        s->ps->b->calls.coll_allgatherv(q, s->coll, k->stage, s->off, s->ps->dtype);
+        move_shares(s, k, q, false, b, 0, me, OUT_OF_BUCKET);
+        move_shares(s, k, q, false, b, me + 1, s->size, OUT_OF_BUCKET);
+    }
+    return slc_queue_sync(q, e);
+}
+
 int slc_shard_reduce(struct slc_shard *s, struct slc_bucket *k, struct slc_queue *q,
                      struct slc_err *e)
 {
@@ -136,6 +164,8 @@ int slc_shard_reduce(struct slc_shard *s, struct slc_bucket *k, struct slc_queue
             slc_shard_reduce_begin(s);
         return slc_bulk_finish(s->bulk, e);
     }
+    if (s->coll)
+        return reduce_here(s, k, q, e);
     for (int b = 0; s->size > 1 && b < s->n_buckets; b++) {
         move_shares(s, k, q, true, b, 0, s->size, INTO_BUCKET);
         if (to_host(k, q, 0, s->off[s->size], width, e) < 0 ||
@@ -160,6 +190,8 @@ int slc_shard_gather(struct slc_shard *s, struct slc_bucket *k, struct slc_queue
         slc_bulk_start(s->bulk, &op);
         return slc_bulk_finish(s->bulk, e);
     }
+    if (s->coll)
+        return gather_here(s, k, q, e);
     for (int b = 0; s->size > 1 && b < s->n_buckets; b++) {
         move_shares(s, k, q, false, b, me, me + 1, INTO_BUCKET);
         if (to_host(k, q, s->off[me], s->off[me + 1], width, e) < 0 ||

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fail.h"
+#include "base/log.h"
 #include "optim/optim.h"
 
 /* Elements of one bucket over all members: an eighth of all, so that most of the sum is
@@ -148,9 +150,35 @@ err_release:
     return -1;
 }
 
+int slc_shard_join(struct slc_shard *s, struct slc_err *e)
+{
+    struct slc_backend *b = s->ps->b;
+    struct {
+        unsigned char id[SLC_COLL_ID];
+        int there;
+    } name = {.there = 0};
+    struct slc_err none = SLC_ERR_INIT;
+
+    if (s->size == 1 || !b->calls.coll_create)
+        return 0;
+    if (s->index == 0) {
+        name.there = b->calls.coll_id(b, name.id, &none) == 0;
+        if (!name.there)
+            slc_warn("optim", "gradients travel through host memory: %s", none.text);
+    }
+    if (slc_broadcast(s->group, &name, sizeof(name), 0, e) < 0)
+        return -1;
+    if (!name.there)
+        return 0;
+    s->coll = b->calls.coll_create(b, name.id, s->size, s->index, e);
+    return s->coll ? 0 : -1;
+}
+
 void slc_shard_release(struct slc_shard *s)
 {
     slc_bulk_destroy(s->bulk);
+    if (s->coll && !slc_fail_known()) /* leaving it in order needs the peers */
+        s->ps->b->calls.coll_destroy(s->coll);
     free(s->param);
     free(s->first);
     free(s->at);

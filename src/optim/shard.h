@@ -30,6 +30,8 @@ struct slc_shard {
     struct slc_bulk *bulk; /* NULL: one rank, or memory the host cannot use */
     int *pending;    /* [n_buckets] parameters of it whose gradient is not complete */
     int ready;       /* buckets that are, from the first on */
+    struct slc_coll *coll; /* of the backend, on its own memory; NULL: by the group's, on the
+                              host's */
 };
 
 /* bucket: elements of one bucket; 0: chosen. in_place: sums and gathers work on the
@@ -38,6 +40,10 @@ int slc_shard_init(struct slc_shard *s, struct slc_params *ps, bool expert,
                    struct slc_group *group, int64_t bucket, bool in_place,
                    struct slc_err *e);
 void slc_shard_release(struct slc_shard *s);
+/* Let shares travel in backend memory, if the backend can and the group has several members.
+ * Collective over the group. Where the first member finds no library for it, all stay with
+ * host memory, which it says. */
+int slc_shard_join(struct slc_shard *s, struct slc_err *e);
 
 /* The share of member i in bucket b. */
 static inline int64_t slc_shard_cut(const struct slc_shard *s, int b, int i)
