@@ -70,7 +70,7 @@ class Backend:
 
 def read_structs(path):
     """struct slc_OP_args of ops.h as ctypes structures."""
-    kinds = {"int64_t": C.c_int64, "float": C.c_float, "double": C.c_double,
+    kinds = {"int64_t": C.c_int64, "uint64_t": C.c_uint64, "float": C.c_float, "double": C.c_double,
              "bool": C.c_bool, "enum slc_dtype": C.c_int, "enum slc_qk_norm": C.c_int}
     text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
     out = {}

@@ -12,14 +12,18 @@
 
 /*
  * bf16 attention by cuDNN. A plan serves all packings of at most B sequences of at most S
- * tokens: the number of sequences is rounded up to a power of two, lengths and offsets
- * are read on the GPU. Rows that are whole sequences have a plan of their own, without
- * masks of padding. What cuDNN has no engine for runs on attention_plain.cu.
+ * tokens: the number of sequences is rounded up to a power of two and the
+ * longest of them to one or 3/4 of one, lengths and offsets are read on the GPU. Rows that are whole sequences have a plan of
+ * their own, without masks of padding. Plans are made at set-up, for packings down to
+ * documents of SHORT tokens on average; one of still more documents makes its plan when it
+ * comes. What cuDNN has no engine for runs on attention_plain.cu.
  */
 
 /* The backward keeps dS: heads, then sequences, are split until it fits. */
 #define WORKSPACE_BYTES (2ll << 30)
-#define MOST_PLANS 128
+#define MOST_PLANS 256
+#define SHORT 16
+#define LEAST_S 512
 
 struct entry {
     struct slc_sdpa_shape shape;
@@ -31,6 +35,7 @@ struct slc_cuda_attention {
     cudnnHandle_t handle;
     struct entry entry[MOST_PLANS];
     int n;
+    int64_t whole; /* tokens of a row, of the largest prepared */
 };
 
 /* Arguments that forward and backward share, and how the work is cut. */
@@ -96,12 +101,32 @@ static int64_t power_of_two(int64_t n)
     return p;
 }
 
+/* Room for sequences of at most `longest` tokens, in rows of `whole` (0: not known). */
+static int64_t room_for(int64_t longest, int64_t whole)
+{
+    int64_t s = power_of_two(longest < LEAST_S ? LEAST_S : longest);
+
+    if (s > LEAST_S && s / 4 * 3 >= longest)
+        s = s / 4 * 3;
+    if (whole >= longest && s > whole)
+        s = whole;
+    return (s + 127) / 128 * 128;
+}
+
+/* The next smaller room. */
+static int64_t room_below(int64_t s)
+{
+    return power_of_two(s) == s ? s / 4 * 3 : s / 3 * 2;
+}
+
 /* Whether cuDNN can be asked at all, and the cut of the work into calls. */
 static bool job_of(struct job *j, const struct slc_cuda *c,
                    const struct slc_attention_backward_args *a, bool backward)
 {
     struct slc_sdpa_shape *s = &j->shape;
-    const bool whole = a->n_seg * a->max_len == a->T && a->max_len % 128 == 0;
+    const int64_t row = c->attention ? c->attention->whole : 0;
+    const bool whole = a->n_seg * a->max_len == a->T && a->max_len % 128 == 0 &&
+                       (row == 0 || a->max_len == row);
 
     if (a->dtype != SLC_BF16 || a->D % 8 || a->D > 128 || c->prop.major < 9 ||
         a->max_len <= 0 || a->T * a->NQ * a->D >= 1ll << 31)
@@ -110,7 +135,7 @@ static bool job_of(struct job *j, const struct slc_cuda *c,
     j->a = a;
     j->n_seg = a->n_seg;
     s->B = whole ? a->n_seg : power_of_two(a->n_seg);
-    s->S = (a->max_len + 127) / 128 * 128;
+    s->S = whole ? a->max_len : room_for(a->max_len, row);
     s->NQ = s->heads = a->NQ;
     s->NK = s->kv_heads = a->NK;
     s->D = a->D;
@@ -241,24 +266,42 @@ static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a
     return true;
 }
 
-size_t slc_cuda_attention_prepare(struct slc_cuda *c,
-                                  const struct slc_attention_backward_args *a)
+/* Plans of both passes; the scratch of the larger. */
+static size_t prepare_one(struct slc_cuda *c, const struct slc_attention_backward_args *a)
 {
-    struct slc_attention_backward_args whole = *a;
     size_t most = 0;
 
-    if (a->max_len <= 0 || a->T % a->max_len)
-        return 0;
-    whole.n_seg = a->T / a->max_len;
     for (int backward = 0; backward < 2; backward++) {
         struct job j;
-        struct slc_sdpa_plan *p =
-            job_of(&j, c, &whole, backward) ? plan_of(c, &j.shape) : NULL;
+        struct slc_sdpa_plan *p = job_of(&j, c, a, backward) ? plan_of(c, &j.shape) : NULL;
 
         if (p)
             most = (size_t)slc_most((int64_t)most, (int64_t)parts_of(&j, p).end);
     }
     return most;
+}
+
+size_t slc_cuda_attention_prepare(struct slc_cuda *c,
+                                  const struct slc_attention_backward_args *a)
+{
+    struct slc_attention_backward_args one = *a;
+    const int64_t rows = a->max_len > 0 ? a->T / a->max_len : 0;
+    size_t most;
+
+    if (a->dtype != SLC_BF16 || rows == 0 || rows * a->max_len != a->T || !state(c))
+        return 0;
+    if (a->max_len > c->attention->whole)
+        c->attention->whole = a->max_len;
+    one.n_seg = rows;
+    most = prepare_one(c, &one);
+    for (int64_t longest = room_for(a->max_len, 0);; longest = room_below(longest)) {
+        one.max_len = slc_least(longest, a->max_len);
+        for (one.n_seg = power_of_two(a->T / longest + 1); one.n_seg <= a->T / SHORT;
+             one.n_seg *= 2)
+            most = (size_t)slc_most((int64_t)most, (int64_t)prepare_one(c, &one));
+        if (longest <= LEAST_S)
+            return most;
+    }
 }
 
 void slc_cuda_attention_forward(struct slc_queue *q,

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* The backend beside its ops: memory, queues (streams), events, uploads and fetches. */
 
@@ -90,7 +91,6 @@ int slc_cuda_allow_smem(struct slc_queue *q, const void *kernel, size_t bytes,
 static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind kind,
                        struct slc_err *e)
 {
-    struct slc_cuda *c = (struct slc_cuda *)b;
     void *p = NULL;
     cudaError_t err;
 
@@ -108,7 +108,7 @@ static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind ki
                  cudaGetErrorString(err));
         return NULL;
     }
-    c->allocations++;
+    b->allocations++;
     return p;
 }
 
@@ -213,9 +213,28 @@ static struct slc_queue *queue_create(struct slc_backend *b, struct slc_err *e)
     return &q->base;
 }
 
-static int queue_sync(struct slc_queue *q, struct slc_err *e)
+/* A collective waits for peers: while one may, its errors are looked for. */
+static cudaError_t stream_sync(struct slc_queue *q)
 {
-    cudaError_t err = cudaStreamSynchronize(slc_cuda_queue_of(q)->stream);
+    struct slc_cuda_queue *cq = slc_cuda_queue_of(q);
+    const struct timespec pause = {.tv_nsec = 20000};
+    cudaError_t err;
+
+    if (!cq->cuda->colls)
+        return cudaStreamSynchronize(cq->stream);
+    while ((err = cudaStreamQuery(cq->stream)) == cudaErrorNotReady) {
+        struct slc_err e = SLC_ERR_INIT;
+
+        if (slc_cuda_coll_poll(cq->cuda, &e) != 0)
+            fail(q, &e);
+        nanosleep(&pause, NULL);
+    }
+    return err;
+}
+
+int slc_cuda_queue_sync(struct slc_queue *q, struct slc_err *e)
+{
+    cudaError_t err = stream_sync(q);
 
     if (err != cudaSuccess)
         slc_cuda_fail(q, err, "running the queue");
@@ -295,42 +314,32 @@ static int event_test(struct slc_event *base, struct slc_err *e)
     return event_done(ev, err, e) != 0 ? -1 : 1;
 }
 
-/* -- uploads and fetches --------------------------------------------------- */
+/* -- host memory of others -------------------------------------------------- */
 
-/*
- * Through pinned slots, because a copy from pinned memory would read src after the
- * return, and one from pageable memory may wait for the stream.
- */
-static void upload(struct slc_queue *base, void *dst, const void *src, size_t bytes)
+static int host_map(struct slc_backend *b, void *p, size_t bytes, struct slc_err *e)
 {
-    struct slc_cuda_queue *q = slc_cuda_queue_of(base);
+    struct slc_cuda *c = (struct slc_cuda *)b;
+    int same = 0;
 
-    for (size_t at = 0; at < bytes; at += SLC_CUDA_STAGE_BYTES) {
-        const int i = q->next_slot;
-        const size_t n =
-            (size_t)slc_least((int64_t)(bytes - at), SLC_CUDA_STAGE_BYTES);
-        char *slot = q->stage + (size_t)i * SLC_CUDA_STAGE_BYTES;
-
-        slc_cuda_fail(base, cudaEventSynchronize(q->staged[i]), "upload");
-        memcpy(slot, (const char *)src + at, n);
-        slc_cuda_fail(base,
-                      cudaMemcpyAsync((char *)dst + at, slot, n, cudaMemcpyHostToDevice,
-                                      q->stream),
-                      "upload");
-        slc_cuda_fail(base, cudaEventRecord(q->staged[i], q->stream), "upload");
-        q->next_slot = (i + 1) % SLC_CUDA_STAGE_SLOTS;
-    }
+    if (slc_cuda_error(e,
+                       cudaDeviceGetAttribute(
+                           &same, cudaDevAttrCanUseHostPointerForRegisteredMem, c->device),
+                       "asking the GPU") != 0)
+        return -1;
+    if (!same)
+        return slc_errf(e, SLC_EXIT_UNSUPPORTED,
+                        "backend cuda: not supported: this GPU cannot use host memory at "
+                        "the host's address; run with ep = 1");
+    return slc_cuda_error(
+        e, cudaHostRegister(p, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped),
+        "pinning a window of host memory");
 }
 
-static int fetch(struct slc_queue *q, void *dst, const void *src, size_t bytes,
-                 struct slc_err *e)
+static void host_unmap(struct slc_backend *b, void *p)
 {
-    if (bytes && q->error.code == SLC_EXIT_OK)
-        slc_cuda_fail(q,
-                      cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost,
-                                      slc_cuda_queue_of(q)->stream),
-                      "fetch");
-    return queue_sync(q, e);
+    (void)b;
+    if (cudaHostUnregister(p) != cudaSuccess)
+        (void)cudaGetLastError();
 }
 
 /* -- set-up ---------------------------------------------------------------- */
@@ -356,13 +365,13 @@ static void describe(struct slc_backend *b, char *text, size_t len)
 {
     const struct slc_cuda *c = (struct slc_cuda *)b;
     const size_t lt = cublasLtGetVersion();
-
-    char attention[64];
+    char attention[64], coll[64];
 
     slc_cuda_attention_describe(c, attention, sizeof(attention));
-    snprintf(text, len, "GPU %d %s, %.0f GiB, cuBLASLt %zu.%zu.%zu, %s", c->device,
+    slc_cuda_coll_describe(coll, sizeof(coll));
+    snprintf(text, len, "GPU %d %s, %.0f GiB, cuBLASLt %zu.%zu.%zu, %s%s", c->device,
              c->prop.name, (double)c->prop.totalGlobalMem / (1u << 30), lt / 10000,
-             lt / 100 % 100, lt % 100, attention);
+             lt / 100 % 100, lt % 100, attention, coll);
 }
 
 static void destroy(struct slc_backend *b)
@@ -384,17 +393,24 @@ static const struct slc_backend_calls cuda_calls = {
     .mem_free = mem_free,
     .queue_create = queue_create,
     .queue_destroy = queue_destroy,
-    .queue_sync = queue_sync,
+    .queue_sync = slc_cuda_queue_sync,
     .event_create = event_create,
     .event_destroy = event_destroy,
     .event_record = event_record,
     .queue_wait = queue_wait,
     .event_test = event_test,
     .event_sync = event_sync,
-    .upload = upload,
-    .fetch = fetch,
+    .upload = slc_cuda_upload,
+    .fetch = slc_cuda_fetch,
     .prepare = prepare,
     .describe = describe,
+    .host_map = host_map,
+    .host_unmap = host_unmap,
+    .coll_id = slc_cuda_coll_id,
+    .coll_create = slc_cuda_coll_create,
+    .coll_destroy = slc_cuda_coll_destroy,
+    .coll_reduce_scatter = slc_cuda_coll_reduce_scatter,
+    .coll_allgatherv = slc_cuda_coll_allgatherv,
 };
 
 /* Which GPU: the one asked for, or by the rank's place on its node. */

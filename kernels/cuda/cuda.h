@@ -37,7 +37,7 @@ struct slc_cuda {
     struct slc_cuda_attention *attention;
     size_t scratch_need;          /* what prepare() asked for, bytes of each queue */
     struct slc_cuda_queue *queues;
-    uint64_t allocations; /* device allocations so far, by callers and by ops */
+    struct slc_coll *colls; /* groups of ranks (coll.c) */
 };
 
 struct slc_cuda_queue {
@@ -64,6 +64,25 @@ void slc_cuda_fail(struct slc_queue *q, cudaError_t err, const char *what);
 void slc_cuda_fail_text(struct slc_queue *q, int code, const char *text);
 /* After a kernel launch: 0, or -1 and the queue has failed. */
 int slc_cuda_launched(struct slc_queue *q, const char *what);
+
+int slc_cuda_queue_sync(struct slc_queue *q, struct slc_err *e);
+/* transfer.c */
+void slc_cuda_upload(struct slc_queue *q, void *dst, const void *src, size_t bytes);
+int slc_cuda_fetch(struct slc_queue *q, void *dst, const void *src, size_t bytes,
+                   struct slc_err *e);
+/* coll.c; poll: -1 when a group has failed, which is then aborted. */
+int slc_cuda_coll_id(struct slc_backend *b, unsigned char id[SLC_COLL_ID],
+                     struct slc_err *e);
+struct slc_coll *slc_cuda_coll_create(struct slc_backend *b,
+                                      const unsigned char id[SLC_COLL_ID], int size,
+                                      int index, struct slc_err *e);
+void slc_cuda_coll_destroy(struct slc_coll *c);
+void slc_cuda_coll_reduce_scatter(struct slc_queue *q, struct slc_coll *c, void *buf,
+                                  const int64_t *off, enum slc_dtype dtype);
+void slc_cuda_coll_allgatherv(struct slc_queue *q, struct slc_coll *c, void *buf,
+                              const int64_t *off, enum slc_dtype dtype);
+int slc_cuda_coll_poll(struct slc_cuda *c, struct slc_err *e);
+void slc_cuda_coll_describe(char *text, size_t len);
 
 /*
  * At least `bytes` of scratch, valid until the next call on the same queue. Grows (one

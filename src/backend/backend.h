@@ -37,6 +37,13 @@ enum slc_mem_kind {
     SLC_MEM_HOST,   /* host memory that uploads and fetches are fast from */
 };
 
+/*
+ * Collectives on backend memory among the ranks of a group, in queue order and without the
+ * host: backends that have none (NULL below) are served by staging through host memory.
+ */
+struct slc_coll;
+#define SLC_COLL_ID 128 /* bytes of the name of a group, made by one of its ranks */
+
 /* Functions of a backend beside its ops. All may be called from one thread only. */
 struct slc_backend_calls {
     void (*destroy)(struct slc_backend *b);
@@ -61,6 +68,22 @@ struct slc_backend_calls {
     void (*describe)(struct slc_backend *b, char *text, size_t len);
     /* strict only; NULL elsewhere: see slc_mem_hide. */
     void (*hide)(struct slc_queue *q, void *p, size_t bytes, bool hidden);
+    /* Make host memory that others allocated (a window of comm) usable by ops at the same
+     * address. NULL where host_readable: it is already. */
+    int (*host_map)(struct slc_backend *b, void *p, size_t bytes, struct slc_err *e);
+    void (*host_unmap)(struct slc_backend *b, void *p);
+    /* All NULL without collectives. buf and off as in slc_reduce_scatter and
+     * slc_allgatherv, buf in backend memory; fp32 or bf16. Errors are the queue's. */
+    int (*coll_id)(struct slc_backend *b, unsigned char id[SLC_COLL_ID],
+                   struct slc_err *e);
+    struct slc_coll *(*coll_create)(struct slc_backend *b,
+                                    const unsigned char id[SLC_COLL_ID], int size,
+                                    int index, struct slc_err *e);
+    void (*coll_destroy)(struct slc_coll *c);
+    void (*coll_reduce_scatter)(struct slc_queue *q, struct slc_coll *c, void *buf,
+                                const int64_t *off, enum slc_dtype dtype);
+    void (*coll_allgatherv)(struct slc_queue *q, struct slc_coll *c, void *buf,
+                            const int64_t *off, enum slc_dtype dtype);
 };
 
 /* First member of every backend's own struct. */
@@ -72,6 +95,7 @@ struct slc_backend {
     bool host_readable; /* window memory of comm is directly usable by ops */
     bool immediate; /* an op has run when SLC_RUN returns, and its memory is the host's */
     uint64_t fetches;  /* slc_fetch calls so far */
+    uint64_t allocations; /* of backend memory so far, those of ops for themselves too */
 };
 
 struct slc_queue {

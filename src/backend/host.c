@@ -35,6 +35,7 @@ static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind ki
     void *p;
 
     (void)kind;
+    b->allocations++;
     if (posix_memalign(&p, bytes >= 2 * LARGE_PAGE ? LARGE_PAGE : SLC_ARENA_ALIGN,
                        bytes ? bytes : 1) == 0) {
         if (bytes >= 2 * LARGE_PAGE)

@@ -460,6 +460,61 @@ struct slc_adamw_args {
     float grad_scale;
 };
 
+/*
+ * AdamW on bf16 weights and moments of which there is no other copy: the update of adamw
+ * in fp32, then p, m and v rounded to bf16 up or down at random, up with the probability
+ * of what is cut off (nearest would swallow updates smaller than half a step of bf16). The
+ * random bits are slc_adamw_bits(key, first + i), so the result depends on neither
+ * layout nor order. g has g_dtype.
+ */
+struct slc_adamw_low_args {
+    uint16_t *p, *m, *v;
+    const void *g;
+    enum slc_dtype g_dtype;
+    int64_t n, first;
+    uint64_t key;
+    double lr, beta1, beta2, eps, wd, bc1, bc2;
+    float grad_scale;
+};
+#ifdef __CUDACC__
+#define SLC_OPS_INLINE static __host__ __device__ __forceinline__
+#else
+#define SLC_OPS_INLINE static inline
+#endif
+/* 64 random bits of element i: 16 each for p, m, v, from the lowest. */
+SLC_OPS_INLINE uint64_t slc_adamw_bits(uint64_t key, int64_t i)
+{
+    uint64_t z = (key + (uint64_t)i) * 0x9e3779b97f4a7c15u;
+
+    z = (z ^ (z >> 32)) * 0xd6e8feb86659fd93u;
+    z = (z ^ (z >> 32)) * 0xd6e8feb86659fd93u;
+    return z ^ (z >> 32);
+}
+/* The bits of an fp32 rounded to bf16 by 16 random bits; infinity and NaN stay. */
+SLC_OPS_INLINE uint16_t slc_adamw_round(uint32_t bits, uint32_t random)
+{
+    if ((bits & 0x7f800000u) == 0x7f800000u)
+        return (uint16_t)((bits >> 16) | ((bits & 0x7fffffu) != 0 ? 0x40u : 0));
+    return (uint16_t)((bits + (random & 0xffffu)) >> 16);
+}
+
+/* -- balance -------------------------------------------------------------- */
+
+/*
+ * Gradient of the load balancing loss by one token's probability of an expert, from the
+ * counts [rows,E] of router_forward, in double and rounded once.
+ * pooled: out [E] = scale * sum over rows of count[r,e];
+ * else, each row alone: out [rows,E] = scale * count[r,e] / (sum over e of count[r,e])^2,
+ * zero for a row without counts.
+ */
+struct slc_balance_args {
+    float *out;
+    const int32_t *count;
+    int64_t rows, E;
+    double scale;
+    bool pooled;
+};
+
 /* -- the table ------------------------------------------------------------ */
 
 #define SLC_OPS(X)                                                                     \
@@ -472,7 +527,7 @@ struct slc_adamw_args {
     X(router_forward) X(router_backward)                                               \
     X(dispatch_index) X(dispatch_pack) X(expert_index) X(expert_gather)                \
     X(grouped_matmul) X(grouped_wgrad) X(expert_sum) X(combine_sum)                    \
-    X(cross_entropy) X(adamw)
+    X(cross_entropy) X(adamw) X(adamw_low) X(balance)
 
 enum slc_op {
 #define SLC_OP_ENUM(op) SLC_OP_##op,

@@ -150,6 +150,7 @@ static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind ki
 {
     void *p;
 
+    b->allocations++;
     if (kind == SLC_MEM_DEVICE)
         return slc_strict_memory_alloc(&((struct strict *)b)->memory, bytes, e);
     if (posix_memalign(&p, SLC_ARENA_ALIGN, bytes ? bytes : 1) == 0)

@@ -9,7 +9,8 @@
  * value is a pure function of (key, counter), so no generator state is saved
  * and nothing depends on rank or order. Streams keep uses apart.
  */
-enum slc_rng_stream { SLC_RNG_INIT = 1, SLC_RNG_SAMPLER = 2, SLC_RNG_GENERATE = 3, SLC_RNG_TEST = 4 };
+enum slc_rng_stream { SLC_RNG_INIT = 1, SLC_RNG_SAMPLER = 2, SLC_RNG_GENERATE = 3, SLC_RNG_TEST = 4,
+    SLC_RNG_ROUND = 5 };
 
 /* Four 32-bit words for counter (hi, lo) under `seed` and `stream`. */
 void slc_rng_block(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo,

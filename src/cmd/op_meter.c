@@ -225,6 +225,16 @@ WORK(adamw)
     UNUSED;
     return (struct work){0, (double)a->n * (a->p_low ? 30 : 28)};
 }
+WORK(adamw_low)
+{
+    UNUSED;
+    return (struct work){0, (double)a->n * (12 + size_of(a->g_dtype))};
+}
+WORK(balance)
+{
+    UNUSED;
+    return (struct work){0, (double)(4 * a->rows * a->E)};
+}
 
 static void begin(struct slc_queue *q, struct work w, struct slc_op_cost *c)
 {

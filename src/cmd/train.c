@@ -34,8 +34,10 @@ static void print_start(const struct slc_job *j, const char *paths)
                slc_world_host(j->world, 0), cores);
     printf("backend: %s, %s\n", j->backend->name, backend);
     if (j->params.dtype == SLC_BF16)
-        printf("dtype: bf16 weights, activations and exchanged rows; fp32 master weights, "
-               "moments and gradients\n");
+        printf("dtype: bf16 weights, activations and exchanged rows; %s\n",
+               slc_optim_dtype(j->optim) == SLC_F32
+                   ? "fp32 master weights, moments and gradients"
+                   : "bf16 moments, no master weights");
     printf("model: %s, %.2f M parameters, %lld layers, %lld experts, top-%lld\n",
            j->spec.family->architecture, (double)j->params.total / 1e6,
            (long long)j->spec.L, (long long)j->spec.E, (long long)j->spec.K);

@@ -37,6 +37,7 @@ struct slc_options {
         int64_t global_batch;  /* rows in an optimizer step, over all ranks */
         int64_t micro_batch;   /* rows of a rank in one forward */
         bool recompute;
+        bool timing;           /* wait after each phase, so that its time is known */
         int64_t validate_every; /* steps; 0: never */
         int64_t validate_rows;  /* 0: the whole held-out part */
         int64_t max_bad_steps;  /* skipped steps in a row before giving up */
@@ -46,6 +47,7 @@ struct slc_options {
     struct {
         int64_t ep;            /* ranks that share one copy of the experts */
         bool allow_tcp;        /* TCP between ranks of one node */
+        char *collectives;     /* auto, host */
     } parallel;
     struct {
         char *aux_scope;       /* micro, sequence, none */
@@ -58,6 +60,7 @@ struct slc_options {
     struct {
         double lr, min_lr_ratio, beta1, beta2, eps, weight_decay, clip;
         char *schedule;        /* cosine, linear, constant, wsd */
+        char *states;          /* fp32, bf16 */
         int64_t warmup, decay;
     } optim;
     struct {

@@ -53,7 +53,7 @@ const struct slc_option slc_option_table[] = {
            "CPU threads of a rank. 0: as many as Slurm granted to the task."),
     CHOICE(run, dtype, "fp32", "fp32|bf16",
            "Type of weights and activations in the computation. Master weights and moments "
-           "are always fp32."),
+           "are fp32 unless optim.states says otherwise."),
 
     NUMBER(train, steps, NULL, 0, 1e12, "Optimizer steps of the whole run, resumes included."),
     NUMBER(train, global_batch, "32", 1, 1e9,
@@ -64,6 +64,9 @@ const struct slc_option slc_option_table[] = {
     FLAG(train, recompute, "false",
          "Keep only the input of each layer and compute the layer again in backward: less "
          "memory, about a third more time."),
+    FLAG(train, timing, "false",
+         "Wait for the device at the end of each phase of a step, so that the times by phase in "
+         "metrics.jsonl are those of the work and not of its launch. Slower."),
     NUMBER(train, validate_every, "0", 0, 1e12,
            "Steps between two validations. 0: none."),
     NUMBER(train, validate_rows, "0", 0, 1e12,
@@ -82,6 +85,10 @@ const struct slc_option slc_option_table[] = {
     FLAG(parallel, allow_tcp, "false",
          "Allow TCP between ranks of one node, where shared memory is expected. Without it "
          "such a start is refused."),
+
+    CHOICE(parallel, collectives, "auto", "auto|host",
+           "How ranks with GPUs sum gradients and gather weights. auto: by NCCL, in the "
+           "memory of the GPUs; host: through host memory, as ranks on CPUs do."),
 
     CHOICE(moe, aux_scope, "micro", "micro|sequence|none",
            "Tokens over which the load balancing loss is taken: micro: those of one "
@@ -115,6 +122,13 @@ const struct slc_option slc_option_table[] = {
     CHOICE(optim, schedule, "cosine", "cosine|linear|constant|wsd",
            "Learning rate after the warm-up. wsd: constant, then linear over the last "
            "optim.decay steps."),
+    CHOICE(optim, states, "fp32", "fp32|bf16",
+           "What the optimizer keeps for each weight. fp32: master weight and both moments, 12 "
+           "bytes. bf16 (with run.dtype bf16): the weight of the computation is the only one "
+           "and the moments are bf16, 4 bytes more; each update is rounded at random, by a "
+           "function of model.seed, weight and update, so that runs repeat to the bit; the "
+           "gradients of a step of one micro-batch on one rank are bf16 too. Checkpoints hold "
+           "fp32 either way."),
     NUMBER(optim, warmup, "0", 0, 1e12, "Steps of linear warm-up."),
     NUMBER(optim, decay, "0", 0, 1e12, "Steps of the last phase of the wsd schedule."),
 

@@ -30,7 +30,7 @@ void slc_head_forward(struct slc_model *m, bool grad)
     for (int64_t t = 0; t < m->T; t += m->chunk)
         chunk(m, t, m->T - t < m->chunk ? m->T - t : m->chunk, grad);
     SLC_RUN(m->q, sum, .out = m->loss_sum, .x = m->token_loss, .n = m->T);
-    m->counters.seconds_head += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_head, start);
 }
 
 void slc_head_backward(struct slc_model *m)
@@ -41,5 +41,5 @@ void slc_head_backward(struct slc_model *m)
         slc_param_grad_ready(m->ps, m->head, m->q);
     slc_norm_backward(m, m->final_norm, m->dx, m->dn, slc_model_x(m, m->spec->L), NULL,
                       m->rstd_f);
-    m->counters.seconds_head += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_head, start);
 }

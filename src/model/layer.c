@@ -36,7 +36,7 @@ static int attention_and_router(struct slc_model *m, int l, int slot, struct slc
     struct slc_layer_saved *s = slc_model_saved(m, l);
 
     slc_attention_forward(m, l, slc_model_x(m, l));
-    m->counters.seconds_attention += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_attention, start);
     if (dense(m, l))
         return 0;
     const int32_t *forced = m->route_ids + m->layers[l].moe * m->T * m->spec->K;
@@ -67,7 +67,7 @@ static int experts(struct slc_model *m, int l, int slot, struct slc_err *e)
     if (!dense(m, l))
         return slc_moe_experts(m->moe, slot, e);
     slc_dense_forward(m, l, slc_model_x(m, l + 1));
-    m->counters.seconds_dense += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_dense, start);
     return 0;
 }
 
@@ -106,11 +106,10 @@ static int combine_backward(struct slc_model *m, int l, int slot, struct slc_err
     if (dense(m, l))
         return 0;
     acquire_moe(m, l, &m->call[slot].weights);
-    m->call[slot].grads = (struct slc_moe_grads){
-        .router = slc_param_grad(m->ps, p->router),
-        .up = slc_param_grad(m->ps, p->up),
-        .down = slc_param_grad(m->ps, p->down),
-    };
+    struct slc_moe_grads *g = &m->call[slot].grads;
+    g->router = slc_param_grad(m->ps, p->router);
+    g->up = slc_param_grad_of(m->ps, p->up, &g->dtype);
+    g->down = slc_param_grad_of(m->ps, p->down, &g->dtype);
     return slc_moe_dispatch_post(
         m->moe, slot,
         &(struct slc_moe_call){.saved = &s->moe,
@@ -134,7 +133,7 @@ static int experts_backward(struct slc_model *m, int l, int slot, struct slc_err
 
     if (dense(m, l)) {
         slc_dense_backward(m, l);
-        m->counters.seconds_dense += slc_now() - start;
+        slc_model_phase(m, &m->counters.seconds_dense, start);
         return 0;
     }
     if (slc_moe_experts(m->moe, slot, e) < 0)
@@ -165,7 +164,7 @@ static int attention_backward(struct slc_model *m, int l, int slot, struct slc_e
     (void)e;
     slc_norm_backward(m, m->layers[l].mlp_norm, m->dx, m->dn, s->x2, m->dx, s->rstd2);
     slc_attention_backward(m, l, slc_model_x(m, l));
-    m->counters.seconds_attention += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_attention, start);
     return 0;
 }
 

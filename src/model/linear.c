@@ -21,9 +21,11 @@ void slc_linear_backward(struct slc_model *m, int i, void *dx, const void *dy,
                 .dtype = m->o.dtype, .c_dtype = m->o.dtype);
         slc_param_release(m->ps, i, m->q);
     }
-    SLC_RUN(m->q, matmul, .c = slc_param_grad(m->ps, i), .a = dy, .b = x, .M = N,
-            .N = K, .K = rows, .trans_a = true, .acc = true, .dtype = m->o.dtype,
-            .c_dtype = SLC_F32);
+    enum slc_dtype dtype;
+    void *dw = slc_param_grad_of(m->ps, i, &dtype);
+    SLC_RUN(m->q, matmul, .c = dw, .a = dy, .b = x, .M = N, .N = K, .K = rows,
+            .trans_a = true, .acc = dtype == SLC_F32, .dtype = m->o.dtype,
+            .c_dtype = dtype);
 }
 
 int slc_linear_prepare(struct slc_model *m, int64_t rows, int64_t N, int64_t K,

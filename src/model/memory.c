@@ -59,13 +59,8 @@ static void layout_statistics(struct slc_model *m)
     const int64_t stats = m->n_moe * m->pools * c->E;
 
     m->route_ids = words(&m->device, "router statistics", m->n_moe * m->T * c->K);
-    m->count = words(&m->device, "router statistics", stats);
-    m->prob = words(&m->device, "router statistics", stats);
-    m->z = words(&m->device, "router statistics", m->n_moe);
-    m->h_count = words(&m->host, "router statistics", stats);
-    m->h_prob = words(&m->host, "router statistics", stats);
-    m->h_z = words(&m->host, "router statistics", m->n_moe);
-    m->h_pool_sum = slc_arena_take(&m->host, "router statistics", (size_t)(16 * c->E));
+    slc_result_layout(m);
+    m->h_sum = slc_arena_take(&m->host, "router statistics", (size_t)(8 * c->E));
     m->load =
         slc_arena_take(&m->host, "router statistics", (size_t)(8 * m->n_moe * c->E));
     if (m->o.training && m->o.aux_scope != SLC_AUX_NONE) {
@@ -118,7 +113,6 @@ static void layout_scratch(struct slc_model *m)
     }
     m->logits = act(m, "logits of a chunk", m->chunk, m->spec->V);
     m->token_loss = words(&m->device, "loss", m->T);
-    m->loss_sum = slc_arena_take(&m->device, "loss", 8);
     const size_t mark = slc_arena_mark(&m->device);
     layout_attention(m);
     if (m->n_moe < m->spec->L) {

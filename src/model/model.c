@@ -7,16 +7,25 @@
 
 #include "model/model_private.h"
 
-/* Logits of a chunk when the caller does not choose: 2^25 values, at least 64 rows. */
+/* Logits of a chunk when the caller does not choose: 2^25 values, at least 64 rows; on a
+ * GPU 2^27, in equal chunks of whole tiles. */
 #define CHUNK_VALUES (INT64_C(1) << 25)
 #define CHUNK_ROWS 64
 
-static int64_t choose_chunk(int64_t asked, int64_t T, int64_t V)
+static int64_t choose_chunk(const struct slc_model *m, int64_t T, int64_t V)
 {
-    int64_t rows = asked;
+    const int64_t tile = m->b->row_align;
+    const int64_t most = (tile > 1 ? 4 * CHUNK_VALUES : CHUNK_VALUES) / V;
+    int64_t rows = m->o.loss_chunk;
 
-    if (rows <= 0)
-        rows = CHUNK_VALUES / V < CHUNK_ROWS ? CHUNK_ROWS : CHUNK_VALUES / V;
+    if (rows <= 0) {
+        rows = most < CHUNK_ROWS ? CHUNK_ROWS : most;
+        if (tile > 1 && rows < T) {
+            const int64_t n = (T + rows - 1) / rows;
+
+            rows = ((T + n - 1) / n + tile - 1) / tile * tile;
+        }
+    }
     return rows < T ? rows : T;
 }
 
@@ -63,6 +72,7 @@ static int create_moe(struct slc_model *m, struct slc_err *e)
         .window_factor = m->o.window_factor > 0 ? m->o.window_factor : 1.25,
         .window_rows = m->o.window_rows,
         .force_far = m->o.force_far,
+        .timing = m->o.timing,
     };
 
     m->moe = slc_moe_create(&mo, e);
@@ -160,12 +170,14 @@ static void set_sizes(struct slc_model *m)
     m->QD = c->NQ * c->D;
     m->KD = c->NK * c->D;
     m->QKV = m->QD + 2 * m->KD;
-    m->chunk = choose_chunk(o->loss_chunk, m->T, c->V);
+    m->chunk = choose_chunk(m, m->T, c->V);
     m->n_saved = o->training && !o->recompute ? (int)c->L : 1;
     m->pools = 1;
     if (slc_model_by_document(m))
         m->pools =
             o->max_documents > 0 && o->max_documents < m->T ? o->max_documents : m->T;
+    if (m->o.results < 1 || slc_model_by_document(m))
+        m->o.results = 1;
 }
 
 /* The memory table: our regions and those of the MoE block. */
@@ -199,7 +211,8 @@ struct slc_model *slc_model_create(const struct slc_spec *s, struct slc_params *
     m->layers = calloc((size_t)s->L, sizeof(*m->layers));
     m->saved = calloc((size_t)m->n_saved, sizeof(*m->saved));
     m->x = calloc((size_t)s->L + 2, sizeof(*m->x));
-    if (!m->layers || !m->saved || !m->x)
+    m->waiting = calloc((size_t)m->o.results, sizeof(*m->waiting));
+    if (!m->layers || !m->saved || !m->x || !m->waiting)
         goto err_memory;
     find_layers(m);
     m->q = o->queue ? o->queue : slc_queue_create(m->b, e);
@@ -230,6 +243,7 @@ void slc_model_destroy(struct slc_model *m)
     if (!m->o.queue)
         slc_queue_destroy(m->q);
     free(m->x);
+    free(m->waiting);
     free(m->saved);
     free(m->layers);
     free(m);

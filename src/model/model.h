@@ -35,6 +35,10 @@ struct slc_model_options {
     int64_t window_rows;        /* > 0: force this many rows (tests) */
     int force_far;              /* exchange by put even to near peers */
     int64_t loss_chunk;         /* rows of logits at a time; 0: chosen */
+    int64_t results;            /* forwards whose results can wait to be read together; 0:
+                                   one. With scope `sequence` always one */
+    bool timing;                /* wait for the device after each phase: the seconds of the
+                                   counters are then those of the work */
     int64_t max_documents;      /* most documents in a micro-batch (statistics of scope
                                    `sequence`); 0: one for every token */
 };
@@ -65,6 +69,8 @@ struct slc_model_result {
  * backward needs and adds the gradient by the head's weights here already, while a chunk
  * of logits is there; backward must follow, or the gradients be set to zero. Without
  * w (NULL) it only evaluates: no gradient, no auxiliary loss, no call to `all`.
+ * out NULL: nothing is read yet and the device is not waited for; slc_model_results does
+ * that, after the backward and at the latest after `results` forwards.
  * forced_ids (host int32 [L_moe, T, K], NULL: route freely): tests only.
  */
 int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
@@ -72,6 +78,11 @@ int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
                       float *token_loss, struct slc_model_result *out, struct slc_err *e);
 /* Backward of the last forward: adds dL/dparameter to the gradients, calls grad_ready. */
 int slc_model_backward(struct slc_model *m, struct slc_err *e);
+
+/* The sums over all forwards that were given no `out` since the last call: one read. */
+int slc_model_results(struct slc_model *m, struct slc_model_result *out, struct slc_err *e);
+/* No room for another forward's results. */
+bool slc_model_results_full(const struct slc_model *m);
 
 /* Logits of position t of the last forward (training or not), host [V]. */
 int slc_model_logits(struct slc_model *m, int64_t t, float *logits, struct slc_err *e);

@@ -2,6 +2,7 @@
 #ifndef SLC_MODEL_MODEL_PRIVATE_H
 #define SLC_MODEL_MODEL_PRIVATE_H
 
+#include "base/clock.h"
 #include "model/model.h"
 #include "moe/moe.h"
 
@@ -31,6 +32,14 @@ struct slc_layer_saved {
 struct slc_layer_params {
     int attn_norm, qkv, q_norm, k_norm, attn_out, mlp_norm, router, up, down;
     int moe; /* number among the MoE layers, -1: dense */
+};
+
+/* A forward whose results were not read yet. */
+struct slc_model_waiting {
+    struct slc_loss_weights w;
+    int64_t n_pools, n_tokens;
+    bool grad;
+    double *count; /* [E] assignments over layers (and ranks), scope micro */
 };
 
 struct slc_model {
@@ -64,7 +73,7 @@ struct slc_model {
 
     /* the batch */
     int32_t *ids, *targets, *pos, *seg, *pool;
-    int64_t n_seg, n_pools, n_tokens;
+    int64_t n_seg, n_pools, n_tokens, longest; /* longest: of a segment */
     int32_t *h_pool, *h_seg; /* host */
 
     /* scratch: n and a are [T,H]; the rest is shared by the blocks of a layer */
@@ -78,13 +87,16 @@ struct slc_model {
     float *token_loss; /* [T] */
     double *loss_sum;  /* [1] */
 
-    /* router ids and statistics of all MoE layers: [n_moe] of [T,K], [n_pools,E], [1]
-     */
+    /* router ids and statistics of all MoE layers: [n_moe] of [T,K], [n_pools,E], [1];
+     * the statistics and loss_sum lie in the result block of the forward under way */
     int32_t *route_ids, *count;
     float *prob, *z, *prob_grad;
-    int32_t *h_count; /* host copies */
-    float *h_prob, *h_z, *h_prob_grad;
-    double *h_pool_sum; /* host [2,E]: counts, probabilities over layers (and ranks) */
+    char *result, *h_result; /* [results] blocks, and their host copies: result.c */
+    struct slc_model_waiting *waiting; /* host [results] */
+    int n_waiting;
+    int32_t *h_count;   /* host, of the forward under way */
+    float *h_prob_grad; /* host scratch */
+    double *h_sum;      /* host scratch [E] */
     int64_t *load;      /* host [n_moe,E] */
     float z_coef;       /* of router_backward */
     struct slc_loss_weights w; /* of the last forward */
@@ -104,6 +116,13 @@ static inline struct slc_layer_saved *slc_model_saved(const struct slc_model *m,
 static inline bool slc_model_by_document(const struct slc_model *m)
 {
     return m->o.training && m->o.aux_scope == SLC_AUX_SEQUENCE;
+}
+/* Host seconds since start into *counter; with timing, of the work and not its launch. */
+static inline void slc_model_phase(struct slc_model *m, double *counter, double start)
+{
+    if (m->o.timing)
+        slc_queue_sync(m->q, NULL); /* an error is sticky: the next read reports it */
+    *counter += slc_now() - start;
 }
 /* Row t of an activation array [.., width]. */
 static inline void *slc_model_row(const struct slc_model *m, const void *p, int64_t t,
@@ -155,9 +174,16 @@ int slc_layers_backward(struct slc_model *m, int first, int last, struct slc_err
 void slc_head_forward(struct slc_model *m, bool grad);
 void slc_head_backward(struct slc_model *m);
 
-/* aux_loss.c: auxiliary losses and loads after the layers' forward. */
-int slc_aux_finish(struct slc_model *m, bool grad, struct slc_model_result *out,
-                   struct slc_err *e);
+/* result.c: the blocks; begin makes one the place of this forward's statistics. */
+size_t slc_result_bytes(const struct slc_model *m);
+void slc_result_layout(struct slc_model *m);
+struct slc_model_waiting *slc_result_begin(struct slc_model *m, bool grad);
+
+/* aux_loss.c: gradient of the auxiliary losses after the layers' forward; their values and
+ * the loads from what came back to the host. */
+int slc_aux_gradient(struct slc_model *m, struct slc_model_waiting *w, struct slc_err *e);
+void slc_aux_value(struct slc_model *m, const struct slc_model_waiting *w, const float *z,
+                   const int32_t *count, const float *prob, struct slc_model_result *out);
 /* Gradient of the auxiliary loss by one token's probabilities in MoE layer i, or NULL.
  */
 const float *slc_aux_grad(const struct slc_model *m, int i);

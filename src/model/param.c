@@ -120,6 +120,42 @@ static void place(struct slc_params *ps, int ep, int index)
     }
 }
 
+static bool narrow(const struct slc_param *p)
+{
+    switch (p->role) {
+    case SLC_QKV:
+    case SLC_ATTN_OUT:
+    case SLC_EXPERT_UP:
+    case SLC_EXPERT_DOWN:
+    case SLC_DENSE_UP:
+    case SLC_DENSE_DOWN:
+        return true;
+    default: /* small, or summed over chunks or tokens */
+        return false;
+    }
+}
+
+/* fp32 gradients first, in the order of the weights, then bf16 ones. */
+void slc_params_place_grads(struct slc_params *ps, enum slc_grads grads)
+{
+    ps->grad_bytes = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < ps->n; i++) {
+            struct slc_param *p = &ps->p[i];
+            const bool low = grads == SLC_GRADS_NARROW && narrow(p);
+
+            if (low != (pass == 1))
+                continue;
+            p->grad_dtype = low ? SLC_BF16 : SLC_F32;
+            p->grad_at = ps->grad_bytes;
+            ps->grad_bytes += (size_t)round_up(p->local, PARAM_ALIGN) *
+                              slc_dtype_size(p->grad_dtype);
+        }
+        if (pass == 0)
+            ps->grad_added = ps->grad_bytes;
+    }
+}
+
 static char *weights_of(const struct slc_params *ps, int i)
 {
     return (char *)ps->w + (size_t)ps->p[i].at * slc_dtype_size(ps->dtype);
@@ -140,7 +176,7 @@ static int clear(struct slc_params *ps, size_t elem, struct slc_err *e)
         return -1;
     SLC_RUN(q, zero, .dst = ps->w, .bytes = ps->local * (int64_t)elem);
     if (ps->g)
-        SLC_RUN(q, zero, .dst = ps->g, .bytes = ps->local * 4);
+        SLC_RUN(q, zero, .dst = ps->g, .bytes = (int64_t)ps->grad_bytes);
     for (int i = 0; ps->users && i < ps->n; i++)
         hide(ps, i, q, true);
     int rc = slc_queue_sync(q, e);
@@ -162,13 +198,15 @@ int slc_params_list(struct slc_params *ps, const struct slc_spec *s, int ep, int
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory for the parameter list");
     list(ps, s);
     place(ps, ep, index);
+    slc_params_place_grads(ps, SLC_GRADS_F32);
     return 0;
 }
 
 int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep,
                       int index, struct slc_backend *b, enum slc_dtype dtype,
-                      bool training, struct slc_err *e)
+                      enum slc_grads grads, struct slc_err *e)
 {
+    const bool training = grads != SLC_GRADS_NONE;
     const size_t elem = slc_dtype_size(dtype);
 
     if (slc_params_list(ps, s, ep, index, e) < 0)
@@ -176,8 +214,10 @@ int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep,
     ps->b = b;
     ps->dtype = dtype;
     ps->w = slc_mem_alloc(b, (size_t)ps->local * elem, SLC_MEM_DEVICE, e);
+    SLC_ASSERT(grads != SLC_GRADS_NARROW || dtype == SLC_BF16);
+    slc_params_place_grads(ps, grads);
     if (ps->w && training)
-        ps->g = slc_mem_alloc(b, (size_t)ps->local * 4, SLC_MEM_DEVICE, e);
+        ps->g = slc_mem_alloc(b, ps->grad_bytes, SLC_MEM_DEVICE, e);
     if (!ps->w || (training && !ps->g)) {
         slc_err_prefix(e, "%" PRId64 " parameters of this rank", ps->local);
         goto err_release;
@@ -309,8 +349,18 @@ void slc_param_release(struct slc_params *ps, int i, struct slc_queue *q)
 
 float *slc_param_grad(struct slc_params *ps, int i)
 {
+    enum slc_dtype dtype;
+    float *g = slc_param_grad_of(ps, i, &dtype);
+
+    SLC_ASSERT(dtype == SLC_F32);
+    return g;
+}
+
+void *slc_param_grad_of(struct slc_params *ps, int i, enum slc_dtype *dtype)
+{
     SLC_ASSERT(ps->g);
-    return ps->g + ps->p[i].at;
+    *dtype = ps->p[i].grad_dtype;
+    return (char *)ps->g + ps->p[i].grad_at;
 }
 
 void slc_param_grad_ready(struct slc_params *ps, int i, struct slc_queue *q)

@@ -43,8 +43,17 @@ struct slc_param {
     double init_std;    /* normal(0, std); 0: all ones (norms) */
     /* this rank's part: elements [start, start+local) of the global array */
     int64_t start, local;
-    int64_t at;         /* first element in the flat local weight and gradient arrays */
+    int64_t at;         /* first element in the flat local weight array */
+    enum slc_dtype grad_dtype;
+    size_t grad_at;     /* first byte in the gradient memory */
 };
+
+/*
+ * Gradients are fp32 and added to. NARROW: those of matrices are bf16 and are written, not
+ * added to, by the one micro-batch of a step: only for a step of one micro-batch on one
+ * rank in bf16. Norms, router, embedding and head stay fp32 and are added to.
+ */
+enum slc_grads { SLC_GRADS_NONE, SLC_GRADS_F32, SLC_GRADS_NARROW };
 
 struct slc_params {
     struct slc_param *p;
@@ -54,7 +63,10 @@ struct slc_params {
     struct slc_backend *b;
     enum slc_dtype dtype;   /* dtype of w */
     void *w;                /* [local] compute weights, backend memory */
-    float *g;               /* [local] gradients, fp32, backend memory; NULL: no training */
+    float *g;               /* gradients, backend memory; NULL: no training. [local] as w
+                               where all are fp32; see grad_at */
+    size_t grad_bytes;      /* of g */
+    size_t grad_added;      /* its first bytes: what is added to, so to be set to zero */
     int *users;             /* strict: acquires not yet released, [n]; otherwise NULL */
     /* grad_ready hook: called when the gradient of parameter i is complete for this
      * micro-batch in queue order; NULL: none. */
@@ -72,8 +84,10 @@ int slc_params_list(struct slc_params *ps, const struct slc_spec *s, int ep, int
 /* Build the inventory for member `index` of an expert group of `ep` ranks and allocate
  * w (and g if training). Each parameter starts at a multiple of 64 elements. */
 int slc_params_create(struct slc_params *ps, const struct slc_spec *s, int ep, int index,
-                      struct slc_backend *b, enum slc_dtype dtype, bool training,
+                      struct slc_backend *b, enum slc_dtype dtype, enum slc_grads grads,
                       struct slc_err *e);
+/* Where each gradient lies, for who lists parameters by hand (tests); sets grad_bytes. */
+void slc_params_place_grads(struct slc_params *ps, enum slc_grads grads);
 void slc_params_destroy(struct slc_params *ps);
 /* Index of (role, layer), -1 if the model has none. */
 int slc_params_find(const struct slc_params *ps, enum slc_role role, int layer);
@@ -91,8 +105,10 @@ int slc_params_init(struct slc_params *ps, uint64_t seed, struct slc_queue *q,
  */
 const void *slc_param_acquire(struct slc_params *ps, int i, struct slc_queue *q);
 void slc_param_release(struct slc_params *ps, int i, struct slc_queue *q);
-/* Gradient buffer of parameter i [local], to accumulate into. */
+/* Gradient buffer of parameter i [local], fp32, to accumulate into. */
 float *slc_param_grad(struct slc_params *ps, int i);
+/* The same of any type: bf16 is written, fp32 added to. */
+void *slc_param_grad_of(struct slc_params *ps, int i, enum slc_dtype *dtype);
 void slc_param_grad_ready(struct slc_params *ps, int i, struct slc_queue *q);
 
 #endif

@@ -33,6 +33,10 @@ static void upload_batch(struct slc_model *m, const struct slc_batch *b)
     m->n_pools = documents && b->n_docs > 1 ? b->n_docs : 1;
     m->n_seg = b->n_seg;
     m->n_tokens = b->n_tokens;
+    m->longest = 1;
+    for (int64_t s = 0; s < b->n_seg; s++)
+        if (b->seg[s + 1] - b->seg[s] > m->longest)
+            m->longest = b->seg[s + 1] - b->seg[s];
     slc_upload(m->q, m->ids, b->ids, (size_t)m->T * 4);
     slc_upload(m->q, m->targets, b->targets, (size_t)m->T * 4);
     slc_upload(m->q, m->pos, b->pos, (size_t)m->T * 4);
@@ -48,7 +52,7 @@ static void embed(struct slc_model *m)
     SLC_RUN(m->q, embedding_forward, .y = slc_model_x(m, 0), .w = w, .ids = m->ids,
             .T = m->T, .H = m->spec->H, .V = m->spec->V, .dtype = m->o.dtype);
     slc_param_release(m->ps, m->embed, m->q);
-    m->counters.seconds_head += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_head, start);
 }
 
 int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
@@ -61,9 +65,10 @@ int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
     m->graded = false;
     if (check_batch(m, b, e) < 0)
         return -1;
-    memset(out, 0, sizeof(*out));
+    SLC_ASSERT(out ? m->n_waiting == 0 : !token_loss);
     m->w = w ? *w : (struct slc_loss_weights){0};
     upload_batch(m, b);
+    struct slc_model_waiting *waiting = slc_result_begin(m, grad);
     m->forced = forced_ids && m->n_moe;
     if (m->forced)
         slc_upload(m->q, m->route_ids, forced_ids,
@@ -72,8 +77,7 @@ int slc_model_forward(struct slc_model *m, const struct slc_batch *b,
     if (slc_layers_forward(m, 0, (int)m->spec->L, e) < 0)
         return -1;
     slc_head_forward(m, grad);
-    if (slc_aux_finish(m, grad, out, e) < 0 ||
-        slc_fetch(m->q, &out->loss_sum, m->loss_sum, sizeof(double), e) < 0)
+    if (slc_aux_gradient(m, waiting, e) < 0 || (out && slc_model_results(m, out, e) < 0))
         return -1;
     if (token_loss &&
         slc_fetch(m->q, token_loss, m->token_loss, (size_t)m->T * 4, e) < 0)
@@ -95,7 +99,7 @@ int slc_model_backward(struct slc_model *m, struct slc_err *e)
             .dy = m->dx, .ids = m->ids, .T = m->T, .H = m->spec->H, .V = m->spec->V,
             .dtype = m->o.dtype);
     slc_param_grad_ready(m->ps, m->embed, m->q);
-    m->counters.seconds_head += slc_now() - start;
+    slc_model_phase(m, &m->counters.seconds_head, start);
     return 0;
 }
 

@@ -116,11 +116,11 @@ void slc_experts_backward(const struct slc_experts *x, struct slc_queue *q,
     if (g->down)
         SLC_RUN(q, grouped_wgrad, .dw = g->down, .dy = x->y, .x = x->aw, .off = s->off,
                 .El = n->El, .N = n->H, .Kd = n->F, .rows_cap = n->rows_cap,
-                .acc = true, .dtype = n->dtype, .dw_dtype = SLC_F32);
+                .acc = g->dtype == SLC_F32, .dtype = n->dtype, .dw_dtype = g->dtype);
     if (g->up)
         SLC_RUN(q, grouped_wgrad, .dw = g->up, .dy = s->h, .x = s->x, .off = s->off,
                 .El = n->El, .N = 2 * n->F, .Kd = n->H, .rows_cap = n->rows_cap,
-                .acc = true, .dtype = n->dtype, .dw_dtype = SLC_F32);
+                .acc = g->dtype == SLC_F32, .dtype = n->dtype, .dw_dtype = g->dtype);
     SLC_RUN(q, grouped_matmul, .y = x->y, .x = s->h, .w = w->up, .off = s->off,
             .El = n->El, .N = n->H, .Kd = 2 * n->F, .rows_cap = n->rows_cap,
             .dtype = n->dtype);

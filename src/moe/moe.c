@@ -157,22 +157,32 @@ static struct span exchange_begins(const struct slc_moe *m)
     return (struct span){slc_now(), waited(m)};
 }
 
-static void exchange_ends(struct slc_moe *m, struct span s)
+/* The host's clock; with timing, once the work enqueued so far is done. An error is sticky
+ * in the queue: the next read reports it. */
+static double now(const struct slc_moe *m, int slot)
 {
-    m->counters.seconds_exchange += slc_now() - s.start;
+    if (m->o.timing)
+        slc_queue_sync(m->call[slot].queue, NULL);
+    return slc_now();
+}
+
+static void exchange_ends(struct slc_moe *m, int slot, struct span s)
+{
+    m->counters.seconds_exchange += now(m, slot) - s.start;
     m->counters.seconds_wait += waited(m) - s.waited;
 }
 
 /* -- stages -------------------------------------------------------------------------
  */
 
-static void route(struct slc_moe *m, const struct slc_moe_call *c)
+static void route(struct slc_moe *m, int slot)
 {
+    const struct slc_moe_call *c = &m->call[slot];
     double start = slc_now();
 
     slc_router_forward(&m->router, c->queue, c->saved, c->weights->router, c->x,
                        c->pool, c->n_pools, c->forced);
-    m->counters.seconds_router += slc_now() - start;
+    m->counters.seconds_router += now(m, slot) - start;
 }
 
 /* ep = 1: the tokens themselves are the records. */
@@ -198,14 +208,14 @@ int slc_moe_dispatch_post(struct slc_moe *m, int slot, const struct slc_moe_call
     SLC_ASSERT(!c->d_out || m->o.training);
     m->call[slot] = *c;
     if (!c->d_out)
-        route(m, c);
+        route(m, slot);
     span = exchange_begins(m);
     if (m->dispatch)
         rc =
             slc_dispatch_post(m->dispatch, slot, c->queue, c->saved, c->x, c->d_out, e);
     else
         c->saved->rounds = 1;
-    exchange_ends(m, span);
+    exchange_ends(m, slot, span);
     return rc;
 }
 
@@ -235,7 +245,7 @@ int slc_moe_dispatch_finish(struct slc_moe *m, int slot, struct slc_err *e)
         rc = wait_dispatch(m, slot, e);
     else
         m->view[slot] = own_view(m, &m->call[slot]);
-    exchange_ends(m, span);
+    exchange_ends(m, slot, span);
     return rc;
 }
 
@@ -290,7 +300,7 @@ int slc_moe_experts(struct slc_moe *m, int slot, struct slc_err *e)
     }
     exchange =
         m->counters.seconds_exchange - exchange; /* of the rounds after the first */
-    m->counters.seconds_experts += slc_now() - start - exchange;
+    m->counters.seconds_experts += now(m, slot) - start - exchange;
     return rc;
 }
 
@@ -327,7 +337,7 @@ int slc_moe_combine_post(struct slc_moe *m, int slot, struct slc_err *e)
                               c->d_out ? m->experts.dweight : NULL, e);
     else
         own_sum(m, slot);
-    exchange_ends(m, span);
+    exchange_ends(m, slot, span);
     return rc;
 }
 
@@ -347,13 +357,13 @@ int slc_moe_combine_finish(struct slc_moe *m, int slot, struct slc_err *e)
         rc = slc_combine_finish(m->dispatch, slot, c->out, c->add, NULL, e);
     else if (m->dispatch)
         rc = slc_combine_finish(m->dispatch, slot, c->dx, NULL, m->dweights[slot], e);
-    exchange_ends(m, span);
-    middle = slc_now();
+    exchange_ends(m, slot, span);
+    middle = now(m, slot);
     if (rc == 0 && c->d_out)
         slc_router_backward(&m->router, c->queue, c->saved, c->weights->router,
                             c->grads->router, c->x, c->dx, m->dweights[slot], c->pool,
                             c->n_pools, c->prob_grad, c->z_coef);
-    m->counters.seconds_router += slc_now() - middle;
+    m->counters.seconds_router += now(m, slot) - middle;
     return rc;
 }
 

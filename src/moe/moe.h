@@ -32,6 +32,7 @@ struct slc_moe_options {
     double window_factor; /* rows of a window over the expected number; >= 1 */
     int64_t window_rows;  /* > 0: exactly this many rows (tests: several rounds) */
     int force_far;
+    bool timing; /* wait for the device before the clock is read */
 };
 
 struct slc_moe *slc_moe_create(const struct slc_moe_options *o, struct slc_err *e);
@@ -66,9 +67,12 @@ struct slc_moe_weights {
     const void *up;     /* [El, 2F, H] */
     const void *down;   /* [El, H, F] */
 };
-/* Of the same shapes, accumulated into; NULL: not wanted. */
+/* Of the same shapes; NULL: not wanted. dtype of up and down: fp32 is added to; the
+ * block's own bf16 is written (needs a plan of one round: ep = 1). */
 struct slc_moe_grads {
-    float *router, *up, *down;
+    float *router;
+    void *up, *down;
+    enum slc_dtype dtype;
 };
 
 /*

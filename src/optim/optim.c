@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/rng.h"
 #include "optim/shard.h"
 
 enum { DENSE, EXPERT, CLASSES };
@@ -18,7 +19,8 @@ struct slc_optim {
     struct slc_optim_extent *extent; /* ascending `at`: dense ones, then experts */
     int n;
     int64_t own; /* elements of all extents */
-    float *master, *m, *v;
+    void *master, *m, *v; /* fp32; low: master NULL, m and v bf16 */
+    enum slc_dtype dtype; /* of these */
     double *squares; /* one sum, backend memory */
     int64_t updates;
     struct slc_err failed; /* of the sum in the background */
@@ -61,18 +63,20 @@ static int list_extents(struct slc_optim *o, struct slc_err *e)
 static int alloc_state(struct slc_optim *o, struct slc_err *e)
 {
     struct slc_backend *b = o->ps->b;
-    const int64_t bytes = o->own * (int64_t)sizeof(float);
+    const int64_t bytes = o->own * (int64_t)slc_dtype_size(o->dtype);
 
-    o->master = slc_mem_alloc(b, (size_t)bytes, SLC_MEM_DEVICE, e);
-    o->m = o->master ? slc_mem_alloc(b, (size_t)bytes, SLC_MEM_DEVICE, e) : NULL;
+    if (!o->o.low)
+        o->master = slc_mem_alloc(b, (size_t)bytes, SLC_MEM_DEVICE, e);
+    o->m = o->master || o->o.low ? slc_mem_alloc(b, (size_t)bytes, SLC_MEM_DEVICE, e)
+                                 : NULL;
     o->v = o->m ? slc_mem_alloc(b, (size_t)bytes, SLC_MEM_DEVICE, e) : NULL;
     o->squares = o->v ? slc_mem_alloc(b, sizeof(double), SLC_MEM_DEVICE, e) : NULL;
     struct slc_queue *q = o->squares ? slc_queue_create(b, e) : NULL;
     if (!q)
         return slc_err_prefix(e, "optimizer state of %lld parameters", (long long)o->own);
-    SLC_RUN(q, zero, .dst = o->master, .bytes = bytes);
-    SLC_RUN(q, zero, .dst = o->m, .bytes = bytes);
-    SLC_RUN(q, zero, .dst = o->v, .bytes = bytes);
+    if (o->master)
+        SLC_RUN(q, zero, .dst = o->master, .bytes = bytes);
+    slc_optim_zero_moments(o, q);
     int rc = slc_queue_sync(q, e);
     slc_queue_destroy(q);
     return rc;
@@ -88,13 +92,17 @@ struct slc_optim *slc_optim_create(struct slc_params *ps, const struct slc_optim
         return NULL;
     }
     SLC_ASSERT(ps->g && (oo->dense || !oo->expert));
+    SLC_ASSERT(!oo->low || ps->dtype == SLC_BF16);
     o->ps = ps;
     o->o = *oo;
+    o->dtype = oo->low ? SLC_BF16 : SLC_F32;
     const bool in_place = ps->b->immediate;
     if (slc_shard_init(&o->shard[DENSE], ps, false, oo->dense, oo->bucket, in_place, e) <
             0 ||
         slc_shard_init(&o->shard[EXPERT], ps, true, oo->expert, oo->bucket, in_place,
                        e) < 0 ||
+        (!oo->host && (slc_shard_join(&o->shard[DENSE], e) < 0 ||
+                       slc_shard_join(&o->shard[EXPERT], e) < 0)) ||
         list_extents(o, e) < 0 || alloc_state(o, e) < 0 ||
         slc_bucket_init(&o->bucket, ps->b, o->shard, CLASSES, e) < 0) {
         slc_optim_destroy(o);
@@ -120,7 +128,7 @@ void slc_optim_destroy(struct slc_optim *o)
 
 void slc_optim_zero_grad(struct slc_optim *o, struct slc_queue *q)
 {
-    SLC_RUN(q, zero, .dst = o->ps->g, .bytes = o->ps->local * (int64_t)sizeof(float));
+    SLC_RUN(q, zero, .dst = o->ps->g, .bytes = (int64_t)o->ps->grad_added);
 }
 
 /* Elements of an extent in this rank's part of its parameter. */
@@ -129,21 +137,35 @@ static int64_t local_of(const struct slc_optim *o, const struct slc_optim_extent
     return x->start - o->ps->p[x->param].start;
 }
 
+/* The gradient of an extent. */
+static void *grad_of(struct slc_optim *o, const struct slc_optim_extent *x,
+                     enum slc_dtype *dtype)
+{
+    char *g = slc_param_grad_of(o->ps, x->param, dtype);
+
+    return g + (size_t)local_of(o, x) * slc_dtype_size(*dtype);
+}
+
+static void *state_at(void *state, const struct slc_optim_extent *x)
+{
+    return (float *)state + x->at;
+}
+
 enum way { MASTER_TO_WEIGHT, WEIGHT_TO_MASTER };
 
 static void convert(struct slc_optim *o, struct slc_queue *q, enum way way)
 {
     enum slc_dtype dtype = o->ps->dtype;
 
-    for (int i = 0; i < o->n; i++) {
+    for (int i = 0; i < o->n && !o->o.low; i++) {
         const struct slc_optim_extent *x = &o->extent[i];
         char *w = (char *)slc_param_acquire(o->ps, x->param, q) +
                   (size_t)local_of(o, x) * slc_dtype_size(dtype);
         if (way == MASTER_TO_WEIGHT)
-            SLC_RUN(q, cast, .dst = w, .dst_dtype = dtype, .src = o->master + x->at,
+            SLC_RUN(q, cast, .dst = w, .dst_dtype = dtype, .src = state_at(o->master, x),
                     .src_dtype = SLC_F32, .n = x->count);
         else
-            SLC_RUN(q, cast, .dst = o->master + x->at, .dst_dtype = SLC_F32, .src = w,
+            SLC_RUN(q, cast, .dst = state_at(o->master, x), .dst_dtype = SLC_F32, .src = w,
                     .src_dtype = dtype, .n = x->count);
         slc_param_release(o->ps, x->param, q);
     }
@@ -159,7 +181,7 @@ int slc_optim_adopt_gradients(struct slc_optim *o, struct slc_queue *q, struct s
 {
     for (int i = 0; i < o->n; i++) {
         const struct slc_optim_extent *x = &o->extent[i];
-        SLC_RUN(q, copy, .dst = o->master + x->at,
+        SLC_RUN(q, copy, .dst = state_at(o->master, x),
                 .src = slc_param_grad(o->ps, x->param) + local_of(o, x),
                 .bytes = x->count * (int64_t)sizeof(float));
     }
@@ -192,9 +214,10 @@ static int global_norm(struct slc_optim *o, struct slc_queue *q, bool finite_los
     SLC_RUN(q, zero, .dst = o->squares, .bytes = sizeof(double));
     for (int i = 0; i < o->n; i++) {
         const struct slc_optim_extent *x = &o->extent[i];
-        SLC_RUN(q, sum_squares, .out = o->squares,
-                .x = slc_param_grad(o->ps, x->param) + local_of(o, x), .n = x->count,
-                .dtype = SLC_F32, .acc = true);
+        enum slc_dtype dtype;
+        const void *g = grad_of(o, x, &dtype);
+        SLC_RUN(q, sum_squares, .out = o->squares, .x = g, .n = x->count, .dtype = dtype,
+                .acc = true);
     }
     if (slc_fetch(q, &sum, o->squares, sizeof(sum), e) < 0)
         return -1;
@@ -206,14 +229,45 @@ static int global_norm(struct slc_optim *o, struct slc_queue *q, bool finite_los
     return 0;
 }
 
-static void update(struct slc_optim *o, struct slc_queue *q, double lr, double scale)
+/* Weights and moments in bf16. */
+static void update_low(struct slc_optim *o, struct slc_queue *q, double lr, double scale)
 {
     struct slc_params *ps = o->ps;
     double t = (double)o->updates;
 
     for (int i = 0; i < o->n; i++) {
         const struct slc_optim_extent *x = &o->extent[i];
-        SLC_RUN(q, adamw, .p = o->master + x->at, .m = o->m + x->at, .v = o->v + x->at,
+        const struct slc_param *p = &ps->p[x->param];
+        uint16_t *w = (uint16_t *)slc_param_acquire(ps, x->param, q) + local_of(o, x);
+        enum slc_dtype dtype;
+        const void *g = grad_of(o, x, &dtype);
+
+        SLC_RUN(q, adamw_low, .p = w, .m = (uint16_t *)o->m + x->at,
+                .v = (uint16_t *)o->v + x->at, .g = g, .g_dtype = dtype, .n = x->count,
+                .first = x->start,
+                .key = slc_rng_u64(o->o.seed, SLC_RNG_ROUND,
+                                   slc_hash64(p->name, strlen(p->name)),
+                                   (uint64_t)o->updates),
+                .lr = lr, .beta1 = o->o.beta1, .beta2 = o->o.beta2, .eps = o->o.eps,
+                .wd = p->decay ? o->o.weight_decay : 0, .grad_scale = (float)scale,
+                .bc1 = 1 - pow(o->o.beta1, t), .bc2 = 1 - pow(o->o.beta2, t));
+        slc_param_release(ps, x->param, q);
+    }
+}
+
+static void update(struct slc_optim *o, struct slc_queue *q, double lr, double scale)
+{
+    struct slc_params *ps = o->ps;
+    double t = (double)o->updates;
+
+    if (o->o.low) {
+        update_low(o, q, lr, scale);
+        return;
+    }
+    for (int i = 0; i < o->n; i++) {
+        const struct slc_optim_extent *x = &o->extent[i];
+        SLC_RUN(q, adamw, .p = state_at(o->master, x), .m = state_at(o->m, x),
+                .v = state_at(o->v, x),
                 .g = slc_param_grad(ps, x->param) + local_of(o, x), .n = x->count,
                 .lr = lr, .beta1 = o->o.beta1, .beta2 = o->o.beta2, .eps = o->o.eps,
                 .wd = ps->p[x->param].decay ? o->o.weight_decay : 0,
@@ -288,6 +342,31 @@ int slc_optim_step(struct slc_optim *o, struct slc_queue *q, double lr, bool fin
     return rc;
 }
 
+enum slc_dtype slc_optim_dtype(const struct slc_optim *o)
+{
+    return o->dtype;
+}
+
+void *slc_optim_kept(struct slc_optim *o, int kind, int param, int64_t start, int64_t at)
+{
+    const struct slc_param *p = &o->ps->p[param];
+    char *base = kind == SLC_OPTIM_WEIGHT ? o->master : kind == SLC_OPTIM_M ? o->m : o->v;
+
+    if (kind == SLC_OPTIM_WEIGHT && o->o.low) {
+        base = o->ps->w;
+        at = p->at + start - p->start;
+    }
+    return base + (size_t)at * slc_dtype_size(o->dtype);
+}
+
+void slc_optim_zero_moments(struct slc_optim *o, struct slc_queue *q)
+{
+    const int64_t bytes = o->own * (int64_t)slc_dtype_size(o->dtype);
+
+    SLC_RUN(q, zero, .dst = o->m, .bytes = bytes);
+    SLC_RUN(q, zero, .dst = o->v, .bytes = bytes);
+}
+
 const struct slc_optim_extent *slc_optim_extents(const struct slc_optim *o, int *n)
 {
     *n = o->n;
@@ -321,5 +400,5 @@ void slc_optim_set_updates(struct slc_optim *o, int64_t n)
 
 int64_t slc_optim_bytes(const struct slc_optim *o)
 {
-    return 3 * o->own * (int64_t)sizeof(float);
+    return (o->o.low ? 2 : 3) * o->own * (int64_t)slc_dtype_size(o->dtype);
 }

@@ -18,6 +18,10 @@
  * of the last backward, see slc_optim_reduce_begin), global norm, clip, update own
  * extents, all-gather the new weights. A loss or gradient norm that is not finite
  * skips the update on all ranks alike.
+ *
+ * low: no masters. The bf16 compute weights are the state, both moments are bf16, and
+ * each is rounded at random by a function of (seed, parameter, element, update); see
+ * adamw_low.
  */
 #define SLC_EXTENT 1024
 
@@ -37,6 +41,10 @@ struct slc_optim_options {
     struct slc_group *dense;   /* replica group of dense parameters, NULL: one rank */
     struct slc_group *expert;  /* replica group of expert parameters, NULL: one rank */
     int64_t bucket;            /* elements that travel at a time; 0: chosen, 4 Mi at most */
+    bool low;                  /* bf16 weights and moments, no masters */
+    uint64_t seed;             /* of their rounding */
+    bool host;                 /* collectives through host memory even where the backend has
+                                  its own */
 };
 
 /* One extent this rank owns: elements [start, start+count) of parameter `param` (global),
@@ -76,9 +84,16 @@ int slc_optim_step(struct slc_optim *o, struct slc_queue *q, double lr, bool fin
 
 /* For checkpoints: own extents, state arrays (backend memory), updates done so far. */
 const struct slc_optim_extent *slc_optim_extents(const struct slc_optim *o, int *n);
+/* low: the masters are the weights (NULL here), the moments bf16. */
 float *slc_optim_master(struct slc_optim *o);
 float *slc_optim_m(struct slc_optim *o);
 float *slc_optim_v(struct slc_optim *o);
+enum slc_dtype slc_optim_dtype(const struct slc_optim *o);
+enum { SLC_OPTIM_WEIGHT, SLC_OPTIM_M, SLC_OPTIM_V, SLC_OPTIM_KINDS };
+/* Where the kept value of element `start` (global) of a parameter lies, which is element
+ * `at` of the state; of type slc_optim_dtype, backend memory. */
+void *slc_optim_kept(struct slc_optim *o, int kind, int param, int64_t start, int64_t at);
+void slc_optim_zero_moments(struct slc_optim *o, struct slc_queue *q);
 int64_t slc_optim_updates(const struct slc_optim *o);
 void slc_optim_set_updates(struct slc_optim *o, int64_t n);
 /* Bytes of state of this rank (tests: the sum over ranks is one copy). */

@@ -12,6 +12,11 @@
 #include "base/start.h"
 #include "store/agree.h"
 
+static bool low_states(const struct slc_options *o)
+{
+    return strcmp(o->optim.states, "bf16") == 0;
+}
+
 static int check_layout(const struct slc_job *j, struct slc_err *e)
 {
     const struct slc_options *o = j->o;
@@ -33,6 +38,10 @@ static int check_layout(const struct slc_job *j, struct slc_err *e)
                         "%lld x %d ranks = %lld rows",
                         (long long)o->train.global_batch, (long long)o->train.micro_batch,
                         j->size, (long long)rows);
+    if (low_states(o) && strcmp(o->run.dtype, "bf16") != 0)
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "optim.states bf16 needs run.dtype bf16; set it, or leave "
+                        "optim.states at fp32");
     if (o->data.sequence > j->spec.max_positions)
         return slc_errf(e, SLC_EXIT_CONFIG,
                         "data.sequence %lld is longer than max_position_embeddings %lld of "
@@ -164,8 +173,10 @@ static int create_model(struct slc_job *j, struct slc_err *e)
     const struct slc_options *o = j->o;
     enum slc_dtype dtype = strcmp(o->run.dtype, "bf16") == 0 ? SLC_BF16 : SLC_F32;
     int ep = (int)o->parallel.ep;
+    /* One micro-batch on one rank: its gradient is the gradient of the step. */
+    bool one = low_states(o) && j->micro_batches == 1 && j->size == 1;
     int rc = slc_params_create(&j->params, &j->spec, ep, j->rank % ep, j->backend, dtype,
-                               true, e);
+                               one ? SLC_GRADS_NARROW : SLC_GRADS_F32, e);
 
     if (slc_agree(j->all, rc, e) < 0)
         return -1;
@@ -185,6 +196,8 @@ static int create_model(struct slc_job *j, struct slc_err *e)
         .window_factor = o->moe.window_factor,
         .window_rows = o->moe.window_rows,
         .force_far = strcmp(o->moe.path, "far") == 0,
+        .results = j->micro_batches,
+        .timing = o->train.timing,
     };
     j->model = slc_model_create(&j->spec, &j->params, &mo, e);
     return slc_agree(j->all, j->model ? 0 : -1, e);
@@ -201,6 +214,9 @@ static int create_optim(struct slc_job *j, struct slc_err *e)
         .clip = o->optim.clip,
         .dense = j->all,
         .expert = j->replicas,
+        .low = low_states(o),
+        .host = strcmp(o->parallel.collectives, "host") == 0,
+        .seed = (uint64_t)o->model.seed,
     };
 
     j->schedule = (struct slc_schedule){
@@ -289,12 +305,16 @@ void slc_job_print_memory(const struct slc_job *j)
 {
     const struct slc_arena *a = slc_model_memory(j->model);
     double w = (double)j->params.local * (double)slc_dtype_size(j->params.dtype);
-    double g = (double)j->params.local * 4.0, s = (double)slc_optim_bytes(j->optim);
+    double g = (double)j->params.grad_bytes, s = (double)slc_optim_bytes(j->optim);
 
     printf("memory of rank 0:\n");
-    print_region("weights", w);
-    print_region("gradients", g);
-    print_region("optimizer", s);
+    print_region(j->params.dtype == SLC_BF16 ? "weights, bf16" : "weights, fp32", w);
+    print_region(j->params.grad_bytes > j->params.grad_added ? "gradients, bf16 and fp32"
+                                                             : "gradients, fp32",
+                 g);
+    print_region(slc_optim_dtype(j->optim) == SLC_BF16 ? "optimizer, bf16"
+                                                       : "optimizer, fp32",
+                 s);
     for (int i = 0; i < a->n_regions; i++)
         print_region(a->regions[i].name, (double)a->regions[i].bytes);
     print_region("total", w + g + s + (double)slc_arena_size(a));

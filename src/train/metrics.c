@@ -190,9 +190,11 @@ static void write_step(const struct slc_metrics *m, const struct slc_step_report
     write_load(m);
     fprintf(f,
             ", \"rounds\": %llu, \"near_bytes\": %llu, \"far_bytes\": %llu, "
-            "\"collective_bytes\": %llu, \"dropped\": %llu}\n",
+            "\"collective_bytes\": %llu, \"dropped\": %llu, \"fetches\": %llu, "
+            "\"allocations\": %llu}\n",
             m->totals[0], m->totals[1], m->totals[2], m->traffic.collective_bytes,
-            m->totals[3]);
+            m->totals[3], (unsigned long long)r->fetches,
+            (unsigned long long)r->allocations);
     fflush(f);
 }
 

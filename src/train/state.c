@@ -85,40 +85,61 @@ static int tensors_init(struct tensors *x, struct slc_job *j, int kinds_wanted,
 }
 
 /* Address of element `start` of tensor i in this rank's optimizer state. */
-static float *element(struct tensors *x, int i, int64_t start, int64_t count)
+static void *element(struct tensors *x, int i, int64_t start, int64_t count)
 {
-    struct slc_optim *o = x->j->optim;
     int n = x->j->params.n, p = i % n;
-    float *base = i / n == 0   ? slc_optim_master(o)
-                  : i / n == 1 ? slc_optim_m(o)
-                               : slc_optim_v(o);
 
     for (int k = x->first[p]; k < x->first[p + 1]; k++) {
         const struct slc_ckpt_extent *s = &x->extents[k];
         if (start >= s->start && start + count <= s->start + s->count)
-            return base + x->at[k] + (start - s->start);
+            return slc_optim_kept(x->j->optim, i / n, p, start,
+                                  x->at[k] + (start - s->start));
     }
     SLC_BUG("elements [%lld, +%lld) of tensor %d are not of this rank", (long long)start,
             (long long)count, i);
 }
 
+/* A checkpoint holds fp32 whatever the state is kept in: bf16 is widened, without loss. */
 static int read_elements(void *ctx, int i, int64_t start, int64_t count, void *buf,
                          struct slc_err *e)
 {
     struct tensors *x = ctx;
+    const enum slc_dtype dtype = slc_optim_dtype(x->j->optim);
+    const size_t width = slc_dtype_size(dtype);
+    /* into the end of buf, from where it is widened towards the front */
+    char *to = (char *)buf + (size_t)count * (sizeof(float) - width);
 
-    return slc_fetch(x->j->queue, buf, element(x, i, start, count),
-                     (size_t)count * sizeof(float), e);
+    if (slc_fetch(x->j->queue, to, element(x, i, start, count), (size_t)count * width, e) < 0)
+        return -1;
+    for (int64_t k = 0; dtype == SLC_BF16 && k < count; k++) {
+        uint16_t low;
+        float f;
+
+        memcpy(&low, to + 2 * k, 2);
+        f = slc_bf16_to_f32(low);
+        memcpy((char *)buf + 4 * k, &f, 4);
+    }
+    return 0;
 }
 
 static int write_elements(void *ctx, int i, int64_t start, int64_t count, void *buf,
                           struct slc_err *e)
 {
     struct tensors *x = ctx;
+    uint16_t low[4096];
 
     (void)e;
-    slc_upload(x->j->queue, element(x, i, start, count), buf,
-               (size_t)count * sizeof(float));
+    if (slc_optim_dtype(x->j->optim) == SLC_F32) {
+        slc_upload(x->j->queue, element(x, i, start, count), buf,
+                   (size_t)count * sizeof(float));
+        return 0;
+    }
+    for (int64_t at = 0, n; at < count; at += n) {
+        n = count - at < 4096 ? count - at : 4096;
+        for (int64_t k = 0; k < n; k++)
+            low[k] = slc_f32_to_bf16(((const float *)buf)[at + k]);
+        slc_upload(x->j->queue, element(x, i, start + at, n), low, (size_t)n * 2);
+    }
     return 0;
 }
 
@@ -183,11 +204,8 @@ static int resume(struct slc_job *j, const char *path, bool *damaged, struct slc
     *damaged = false;
     if (slc_ckpt_read_state(j->all, path, &s, e) < 0)
         return -1;
-    if (s.updates == 0) { /* what a damaged one left there before it was found out */
-        int64_t bytes = slc_optim_bytes(j->optim) / 3;
-        SLC_RUN(j->queue, zero, .dst = slc_optim_m(j->optim), .bytes = bytes);
-        SLC_RUN(j->queue, zero, .dst = slc_optim_v(j->optim), .bytes = bytes);
-    }
+    if (s.updates == 0) /* what a damaged one left there before it was found out */
+        slc_optim_zero_moments(j->optim, j->queue);
     int rc = check_state(j, &s, path, e);
     if (rc == 0) /* before the first update both moments are zero and not stored */
         rc = tensors_init(&x, j, s.updates > 0 ? KINDS : 1, e);
@@ -248,7 +266,7 @@ static int start_weights(struct slc_job *j, struct slc_err *e)
 {
     const struct slc_options *o = j->o;
     struct slc_params ps = j->params;
-    const bool narrow = ps.dtype != SLC_F32;
+    const bool narrow = ps.dtype != slc_optim_dtype(j->optim);
     int rc;
 
     if (narrow) { /* the masters are not to be rounded: whole weights, where gradients go */

@@ -78,17 +78,22 @@ static int run_micro_batch(struct slc_job *j, int64_t m, const struct slc_loss_w
     if (slc_sampler_fill(j->sampler, first_sample(j, m), &j->batch, e) < 0)
         return -1;
     lap(r, SLC_PHASE_INPUT, since);
-    if (slc_model_forward(j->model, &j->batch, w, NULL, NULL, &out, e) < 0)
+    if (slc_model_forward(j->model, &j->batch, w, NULL, NULL, NULL, e) < 0)
         return -1;
     lap_pass(j, r, SLC_PHASE_FORWARD, since);
     if (m == j->micro_batches - 1)
         slc_optim_reduce_begin(j->optim);
     if (slc_model_backward(j->model, e) < 0)
         return -1;
+    /* All results are read at once, where they can wait so long. */
+    if (m + 1 == j->micro_batches || slc_model_results_full(j->model)) {
+        if (slc_model_results(j->model, &out, e) < 0)
+            return -1;
+        sums[0] += out.loss_sum;
+        sums[1] += out.aux;
+        sums[2] += out.z;
+    }
     lap_pass(j, r, SLC_PHASE_BACKWARD, since);
-    sums[0] += out.loss_sum;
-    sums[1] += out.aux;
-    sums[2] += out.z;
     return 0;
 }
 
@@ -114,6 +119,8 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
 {
     double total[COUNTS], sums[4] = {0};
     double t0 = slc_now(), since = t0;
+
+    const uint64_t fetches = j->backend->fetches, allocations = j->backend->allocations;
 
     memset(r, 0, sizeof(*r));
     slc_fail_set_phase("step");
@@ -152,6 +159,8 @@ int slc_step_run(struct slc_job *j, bool want_stop, struct slc_step_report *r,
     j->tokens += r->tokens;
     j->skipped += r->skipped;
     r->seconds = slc_now() - t0;
+    r->fetches = j->backend->fetches - fetches;
+    r->allocations = j->backend->allocations - allocations;
     return 0;
 }
 

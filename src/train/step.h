@@ -16,6 +16,7 @@ struct slc_step_report {
     double seconds;
     struct slc_phases time;             /* those of a step; they add up to seconds */
     struct slc_model_counters counters; /* of the model, this rank and step */
+    uint64_t fetches, allocations; /* by this rank from its backend */
 };
 
 /* Optimizer steps this process has finished: for whoever watches it from outside (a debugger,

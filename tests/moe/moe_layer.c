@@ -62,7 +62,7 @@ int moe_layer_init(struct moe_layer *l, const struct moe_case *c,
     slc_arena_carve(&host, l->host);
     layout(l, m, &device, &host);
     l->weights = (struct slc_moe_weights){l->router, l->up, l->down};
-    l->grads = (struct slc_moe_grads){l->drouter, l->dup, l->ddown};
+    l->grads = (struct slc_moe_grads){l->drouter, l->dup, l->ddown, SLC_F32};
     upload(l);
     moe_layer_clear(l);
     return 0;

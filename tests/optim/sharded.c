@@ -49,6 +49,7 @@ static void make_side(struct side *s, struct slc_backend *b, int ep, int i,
         s->ps.local += (p->local + 63) / 64 * 64;
         s->ps.total += p->count;
     }
+    slc_params_place_grads(&s->ps, SLC_GRADS_F32);
     NEED(s->ps.w = slc_mem_alloc(b, (size_t)s->ps.local * 4, SLC_MEM_DEVICE, &e));
     NEED(s->ps.g = slc_mem_alloc(b, (size_t)s->ps.local * 4, SLC_MEM_DEVICE, &e));
     memset(s->ps.w, 0, (size_t)s->ps.local * 4);

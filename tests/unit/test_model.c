@@ -501,3 +501,63 @@ Test(model, counters_and_memory)
     drop(&g);
     unpack(&b);
 }
+
+/* Results that wait are the sums of what each forward gives by itself, in one read, and the
+ * gradients those of reading at once. */
+static void check_waiting(enum slc_aux_scope scope, int reads)
+{
+    const struct slc_model_options o = {.training = true,
+                                        .aux_scope = scope,
+                                        .aux_coef = 0.3,
+                                        .z_coef = 0.01,
+                                        .results = 3};
+    struct slc_err e = SLC_ERR_INIT;
+    struct slc_model_result sum = {0}, out, got = {0};
+    struct fixture f;
+    struct slc_batch b;
+
+    pack(&b, 3, 11, three_rows);
+    make(&f, false, 3, 11, &o);
+    struct slc_loss_weights lw = weights_of(&b);
+    zero_grads(&f);
+    for (int i = 0; i < 3; i++) {
+        lw.micro_tokens = (double)b.n_tokens / (i + 1);
+        cr_assert_eq(slc_model_forward(f.m, &b, &lw, NULL, NULL, &out, &e), 0);
+        backward(&f);
+        sum.loss_sum += out.loss_sum;
+        sum.aux += out.aux;
+        sum.z += out.z;
+    }
+    float *at_once = grads_of(&f);
+    const uint64_t before = f.b->fetches;
+    zero_grads(&f);
+    for (int i = 0; i < 3; i++) {
+        lw.micro_tokens = (double)b.n_tokens / (i + 1);
+        cr_assert_eq(slc_model_forward(f.m, &b, &lw, NULL, NULL, NULL, &e), 0);
+        backward(&f);
+        if (!slc_model_results_full(f.m) && i < 2)
+            continue;
+        cr_assert_eq(slc_model_results(f.m, &out, &e), 0);
+        got.loss_sum += out.loss_sum;
+        got.aux += out.aux;
+        got.z += out.z;
+    }
+    cr_expect_eq(f.b->fetches, before + (uint64_t)reads);
+    cr_expect_eq(got.loss_sum, sum.loss_sum);
+    cr_expect_float_eq(got.aux, sum.aux, 1e-14);
+    cr_expect_float_eq(got.z, sum.z, 1e-14);
+    cr_expect_gt(scope == SLC_AUX_NONE ? 1 : got.aux, 0);
+    float *waited = grads_of(&f);
+    cr_expect_eq(memcmp(waited, at_once, (size_t)f.ps.local * 4), 0);
+    free(waited);
+    free(at_once);
+    drop(&f);
+    unpack(&b);
+}
+
+Test(model, results_can_wait)
+{
+    check_waiting(SLC_AUX_NONE, 1);
+    check_waiting(SLC_AUX_MICRO, 1);
+    check_waiting(SLC_AUX_SEQUENCE, 3);
+}

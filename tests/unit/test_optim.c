@@ -42,6 +42,7 @@ static void alloc_arrays(struct fixture *f)
 {
     size_t n = (size_t)f->ps.local;
 
+    slc_params_place_grads(&f->ps, SLC_GRADS_F32);
     f->ps.w = slc_mem_alloc(f->b, n * slc_dtype_size(f->ps.dtype), SLC_MEM_DEVICE, &f->e);
     f->ps.g = slc_mem_alloc(f->b, n * 4, SLC_MEM_DEVICE, &f->e);
     memset(f->ps.w, 0, n * slc_dtype_size(f->ps.dtype));

@@ -203,3 +203,31 @@ Test(param, more_ranks_than_experts)
     cr_assert(strstr(e.text, "parallel.ep is 8"), "%s", e.text);
     slc_backend_close(f.b);
 }
+
+/* Narrow gradients: matrices of the layers in bf16, behind all that is added to. */
+Test(param, narrow_gradients)
+{
+    struct slc_spec spec;
+    struct slc_params ps;
+    struct slc_err e = SLC_ERR_INIT;
+    size_t bytes = 0;
+
+    make_spec(&spec, false);
+    cr_assert_eq(slc_params_list(&ps, &spec, 1, 0, &e), 0, "%s", e.text);
+    for (int i = 0; i < ps.n; i++)
+        cr_expect_eq(ps.p[i].grad_at, (size_t)ps.p[i].at * 4);
+    cr_expect_eq(ps.grad_bytes, (size_t)ps.local * 4);
+    cr_expect_eq(ps.grad_added, ps.grad_bytes);
+    slc_params_place_grads(&ps, SLC_GRADS_NARROW);
+    for (int i = 0; i < ps.n; i++) {
+        const struct slc_param *p = &ps.p[i];
+        const bool matrix = p->layer >= 0 && p->ndim > 1 && p->role != SLC_ROUTER;
+
+        cr_expect_eq(p->grad_dtype, matrix ? SLC_BF16 : SLC_F32, "%s", p->name);
+        cr_expect_eq(p->grad_at >= ps.grad_added, matrix, "%s", p->name);
+        cr_expect_eq(p->grad_at % 128, 0);
+        bytes += (size_t)((p->local + 63) / 64 * 64) * (matrix ? 2 : 4);
+    }
+    cr_expect_eq(ps.grad_bytes, bytes);
+    slc_params_destroy(&ps);
+}
