@@ -8,12 +8,19 @@ OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 bin=$top_builddir/tests/comm
 
-plan 15
+plan 22
 for n in 1 2 3 4; do
     ranks "collectives on $n ranks" -n $n $bin/coll
 done
 ranks "collectives on 8 ranks of 2 nodes" -n 8 --nodes 2 $bin/coll
 ranks "collectives over TCP" -n 3 env UCX_TLS=tcp ALLOW_TCP=1 $bin/coll
+ranks "bulks between near ranks, 2" -n 2 $bin/bulk
+ranks "bulks between near ranks, 4" -n 4 $bin/bulk
+ranks "bulks between far ranks" -n 3 $bin/bulk 1
+ranks "bulks between near and far ranks" -n 4 --nodes 2 $bin/bulk
+ranks "bulks over a lane without puts" -n 3 env UCX_TLS=tcp ALLOW_TCP=1 $bin/bulk
+ranks "bulks, near, shuffled" -n 3 $bin/bulk 0 21
+ranks "bulks, far, shuffled" -n 3 $bin/bulk 1 22
 ranks "window of a rank alone" -n 1 $bin/window 0 0 near
 ranks "windows between near ranks" -n 2 $bin/window 0 0 near
 ranks "windows between near ranks, 4" -n 4 $bin/window 0 0 near
