@@ -312,6 +312,7 @@ static int advance(struct slc_bulk *b, struct slc_err *e)
     for (int step = 1; b->op.gather && step < size; step++)
         TRY(receive(b, (me - step + size) % size, e));
 #undef TRY
+    b->g->w->moved += (unsigned)moved;
     return moved;
 }
 
