@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/stream.h"
 #include "kernels/cpu/vec.h"
 
 /*
@@ -60,7 +61,7 @@ static void pack_meta(const struct slc_dispatch_pack_args *a, const struct slc_r
     }
 }
 
-static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t)
+static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, bool stream)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
@@ -72,8 +73,8 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t)
         if (row < 0 || row >= d->count)
             continue;
         if (d->data)
-            memcpy(d->data + row * d->stride, (const char *)a->x + (size_t)t * bytes,
-                   bytes);
+            slc_store(d->data + row * d->stride, (const char *)a->x + (size_t)t * bytes,
+                      bytes, stream);
         if (a->ids && d->ids)
             pack_meta(a, d, t, r, row);
     }
@@ -81,8 +82,18 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t)
 
 void SLC_CPU(dispatch_pack)(struct slc_queue *q, const struct slc_dispatch_pack_args *a)
 {
+    int64_t bytes = 0;
+
     (void)q;
-#pragma omp parallel for schedule(static) if (a->T * a->H > SLC_CPU_GRAIN)
-    for (int64_t t = 0; t < a->T; t++)
-        pack_token(a, t);
+    for (int64_t r = 0; r < a->R; r++)
+        bytes += a->dst[r].count * a->dst[r].stride;
+    const bool stream = bytes >= SLC_STREAM_BYTES;
+#pragma omp parallel if (a->T * a->H > SLC_CPU_GRAIN)
+    {
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < a->T; t++)
+            pack_token(a, t, stream);
+        if (stream)
+            slc_stream_end();
+    }
 }

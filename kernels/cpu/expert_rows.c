@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
+#include "kernels/cpu/weighted.h"
 
 static int64_t local_id(const struct slc_expert_index_args *a, int64_t j, int64_t m)
 {
@@ -80,56 +81,75 @@ static const struct slc_rows *holder(const struct slc_rows *list, int64_t R, int
     return NULL;
 }
 
-static void sum_chunk(const struct slc_expert_sum_args *a, int64_t j, char *out,
-                      int64_t at, int64_t n)
+/* One row of the sum: the record's rows from m on, at most SLC_WEIGHTED_ROWS of them. */
+static int64_t gather_rows(const struct slc_expert_sum_args *a, int64_t j, int64_t m,
+                           struct slc_weighted *x)
 {
-    float acc[SLC_CPU_CHUNK], buf[SLC_CPU_CHUNK];
+    const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
-    memset(acc, 0, (size_t)n * sizeof(*acc));
-    for (int64_t m = 0; m < a->M; m++) {
+    for (x->n = 0; m < a->M && x->n < SLC_WEIGHTED_ROWS; m++) {
         const int64_t row = a->row_of[j * a->M + m];
 
         if (row < 0)
             continue;
-        const float w = a->row_weight ? a->row_weight[row] : 1.0f;
-        const float *y = slc_in(a->y, a->dtype, row * a->H + at, n, buf);
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++)
-            acc[i] += w * y[i];
+        x->row[x->n] = (const char *)a->y + (size_t)row * bytes;
+        x->w[x->n++] = a->row_weight ? a->row_weight[row] : 1.0f;
     }
-    if (a->add) {
-        const float *y = slc_in(a->add, a->dtype, j * a->H + at, n, buf);
+    return m;
+}
 
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++)
-            acc[i] += y[i];
+static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out, bool stream)
+{
+    const bool direct = a->dtype == SLC_F32 && !stream;
+    struct slc_weighted x, add = {.n = a->add != NULL, .w = {1}};
+    const int64_t more = gather_rows(a, j, 0, &x);
+
+    add.row[0] = (const char *)a->add + (size_t)(j * a->H) * slc_dtype_size(a->dtype);
+    for (int64_t at = 0; at < a->H; at += SLC_CPU_CHUNK) {
+        const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - at);
+        float buf[SLC_CPU_CHUNK], *acc = direct ? (float *)out + at : buf;
+        struct slc_weighted rest;
+
+        slc_weighted_add(&x, a->dtype, at, n, acc, true);
+        for (int64_t m = more; m < a->M;) {
+            m = gather_rows(a, j, m, &rest);
+            slc_weighted_add(&rest, a->dtype, at, n, acc, false);
+        }
+        slc_weighted_add(&add, a->dtype, at, n, acc, false);
+        slc_weighted_put(out, a->dtype, at, n, acc, stream);
     }
-    if (a->dtype == SLC_F32)
-        memcpy((float *)out + at, acc, (size_t)n * sizeof(*acc));
-    else
-        slc_put(out, a->dtype, at, n, acc);
+}
+
+static void sum_record(const struct slc_expert_sum_args *a, int64_t j, bool stream)
+{
+    const struct slc_rows *d = holder(a->dst, a->R, j);
+
+    if (!d)
+        return;
+    if (d->data)
+        sum_row(a, j, d->data + (j - d->first) * d->stride, stream);
+    if (!a->row_scalar || !d->scalars)
+        return;
+    float *scalars = (float *)(d->scalars + (j - d->first) * d->meta_stride);
+    for (int64_t m = 0; m < a->M; m++) {
+        const int64_t row = a->row_of[j * a->M + m];
+
+        scalars[m] = row < 0 ? 0 : a->row_scalar[row];
+    }
 }
 
 void SLC_CPU(expert_sum)(struct slc_queue *q, const struct slc_expert_sum_args *a)
 {
+    const bool stream =
+        a->n * a->H * (int64_t)slc_dtype_size(a->dtype) >= SLC_STREAM_BYTES;
+
     (void)q;
-#pragma omp parallel for schedule(static) if (a->n * a->H > SLC_CPU_GRAIN)
-    for (int64_t j = 0; j < a->n; j++) {
-        const struct slc_rows *d = holder(a->dst, a->R, j);
-
-        if (!d)
-            continue;
-        if (d->data)
-            for (int64_t i = 0; i < a->H; i += SLC_CPU_CHUNK)
-                sum_chunk(a, j, d->data + (j - d->first) * d->stride, i,
-                          slc_min(SLC_CPU_CHUNK, a->H - i));
-        if (!a->row_scalar || !d->scalars)
-            continue;
-        float *scalars = (float *)(d->scalars + (j - d->first) * d->meta_stride);
-        for (int64_t m = 0; m < a->M; m++) {
-            const int64_t row = a->row_of[j * a->M + m];
-
-            scalars[m] = row < 0 ? 0 : a->row_scalar[row];
-        }
+#pragma omp parallel if (a->n * a->H > SLC_CPU_GRAIN)
+    {
+#pragma omp for schedule(static)
+        for (int64_t j = 0; j < a->n; j++)
+            sum_record(a, j, stream);
+        if (stream)
+            slc_stream_end();
     }
 }

@@ -256,8 +256,8 @@ static void passes(const struct bench *x, double *there, double *back)
     for (int i = 0; i < n->R * n->R; i++)
         records += x->saved.plan[i / n->R * (n->R + n->E) + i % n->R];
     records /= n->R;
-    *there = (tokens + tokens + records * (double)n->stride_x + rows) / 2;
-    *back = (rows + rows + records * (double)n->stride_d +
+    *there = (tokens + tokens + records * (double)(n->row_bytes + n->meta_x) + rows) / 2;
+    *back = (rows + rows + records * (double)n->row_bytes +
              records * (double)n->row_bytes + tokens + tokens) / 2;
 }
 

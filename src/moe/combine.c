@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "moe/dispatch_private.h"
 
-/* The way back: one row per record into the combine window of its source. */
+/*
+ * The way back: one row per record into the combine window of its source. Near sources are
+ * summed straight into it, far ones in chunks into staging, put from there while they are
+ * still in the cache.
+ */
 
-static size_t stride_of(const struct slc_dispatch *d, const struct slc_flight *f)
+static size_t meta_of(const struct slc_dispatch *d, const struct slc_flight *f)
 {
-    return f->d_out ? d->n->stride_s : d->n->stride_d;
+    return f->d_out ? d->n->meta_s : 0;
 }
 
+/* The sums on the queue have run: put what is far; after the last, signal. */
 int slc_combine_advance(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
 {
     const struct slc_moe_shape *n = d->n;
-    size_t stride = stride_of(d, f);
     int round = f->summed - 1, done;
 
     if (!f->summing)
@@ -19,25 +23,25 @@ int slc_combine_advance(struct slc_dispatch *d, struct slc_flight *f, struct slc
     done = slc_event_test(f->summed_event, e);
     if (done < 1)
         return done;
+    for (int i = 0; i < f->n_returning; i++) {
+        const struct slc_returning *x = &f->returning[i];
+
+        if (slc_records_put(d, &f->back, x->to, x->rows, x->count, f->combine,
+                            slc_combine_meta(d, f), meta_of(d, f),
+                            f->plan.away[x->to] + x->first, e) < 0)
+            return -1;
+        f->back.waiting--;
+    }
+    f->n_returning = 0;
+    if (!f->asked)
+        return 0;
     for (int j = 1; j < n->R; j++) {
         int r = (n->me + j) % n->R;
         struct slc_span span = slc_plan_from(&f->plan, r, round);
-        size_t bytes = (size_t)span.count * stride;
 
         if (span.count == 0)
             continue;
-        if (d->near[r]) {
-            d->o.counters->near_bytes += bytes;
-            slc_world_traffic(d->world)->near_bytes += bytes;
-        } else {
-            d->o.counters->far_bytes += bytes;
-            if (slc_window_put(d->window, r,
-                               f->combine +
-                                   (size_t)(f->plan.away[r] + span.first) * stride,
-                               f->back + (size_t)span.row * stride, bytes, e) < 0)
-                return -1;
-            f->back_mark = d->flushes;
-        }
+        slc_records_count(d, r, span.count, meta_of(d, f));
         if (f->plan.from_base[r + 1] <= (round + 1) * n->cap &&
             slc_line_signal(d, f, SLC_LINE_RETURNED, f->n, r, f->n, e) < 0)
             return -1;
@@ -46,45 +50,100 @@ int slc_combine_advance(struct slc_dispatch *d, struct slc_flight *f, struct slc
     return 0;
 }
 
+/* What is summed of a round: rows of y and what they are multiplied by. */
+struct sums {
+    const void *y;
+    const float *weight, *scalar;
+};
+
+/* Enqueue the sums of n records from `first` of the round on; lists [R] of host_rows. */
+static void sum(struct slc_dispatch *d, struct slc_flight *f, const struct sums *x,
+                int64_t first, int64_t count, int R)
+{
+    const struct slc_moe_shape *n = d->n;
+
+    slc_upload(f->q, f->sum_rows, f->host_rows, (size_t)R * sizeof(*f->host_rows));
+    SLC_RUN(f->q, expert_sum, .dst = f->sum_rows, .y = x->y, .row_weight = x->weight,
+            .row_scalar = x->scalar, .row_of = f->s->row_of + first * n->M, .n = count,
+            .H = n->H, .M = n->M, .R = R, .dtype = n->dtype);
+    slc_event_record(f->summed_event, f->q);
+}
+
+/* Sums for all near sources, this rank among them. */
+static void sum_near(struct slc_dispatch *d, struct slc_flight *f, const struct sums *x)
+{
+    const struct slc_moe_shape *n = d->n;
+
+    for (int r = 0; r < n->R; r++) {
+        struct slc_span span = slc_plan_from(&f->plan, r, f->summed - 1);
+        struct slc_rows *to = &f->host_rows[r];
+
+        *to = (struct slc_rows){0};
+        if (!d->near[r] || span.count == 0)
+            continue;
+        slc_rows_place(d, to, d->near[r] + f->combine,
+                       x->scalar ? d->near[r] + slc_combine_meta(d, f) : NULL, n->meta_s,
+                       f->plan.away[r] + span.first, span.count);
+        to->first = span.row;
+    }
+    sum(d, f, x, 0, slc_plan_rows(&f->plan, f->summed - 1), n->R);
+}
+
+/* Sums for a far source, chunk by chunk. */
+static int sum_far(struct slc_dispatch *d, struct slc_flight *f, const struct sums *x, int r,
+                   struct slc_err *e)
+{
+    const struct slc_moe_shape *n = d->n;
+    struct slc_span span = slc_plan_from(&f->plan, r, f->summed - 1);
+    size_t meta = meta_of(d, f);
+
+    for (int32_t at = 0; at < span.count; at += (int32_t)d->chunk_records) {
+        int32_t left = span.count - at;
+        int32_t count = left < d->chunk_records ? left : (int32_t)d->chunk_records;
+        size_t bytes = ((size_t)count * (n->stride + meta) + 63) / 64 * 64;
+        struct slc_wait wait = {0};
+        char *rows;
+
+        while (f->n_returning == d->returns ||
+               !(rows = slc_staging_take(d, &f->back, bytes)))
+            if (slc_dispatch_advance(d, e) < 0 || slc_wait_step(d->world, &wait, e) < 0)
+                return -1;
+        slc_rows_place(d, &f->host_rows[0], rows,
+                       x->scalar ? rows + (size_t)count * n->stride : NULL, n->meta_s, 0,
+                       count);
+        f->returning[f->n_returning++] = (struct slc_returning){
+            .to = r, .first = span.first + at, .count = count, .rows = rows};
+        sum(d, f, x, span.row + at, count, 1);
+        if (slc_combine_advance(d, f, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 int slc_combine_post(struct slc_dispatch *d, int slot, const void *y,
                      const float *row_weight, const float *row_scalar,
                      struct slc_err *e)
 {
-    const struct slc_moe_shape *n = d->n;
+    const struct sums x = {y, row_weight, row_scalar};
     struct slc_flight *f = &d->flight[slot];
-    size_t stride = stride_of(d, f);
     struct slc_wait wait = {0};
 
-    /* Rows of the round before, or of the last exchange, may still leave staging. */
-    while (f->summing || (d->any_far && d->flushes <= f->back_mark))
+    while (f->summing) /* the round before */
         if (slc_dispatch_advance(d, e) < 0 || slc_wait_step(d->world, &wait, e) < 0)
             return -1;
-    for (int r = 0; r < n->R; r++) {
-        struct slc_span span = slc_plan_from(&f->plan, r, f->summed);
-        struct slc_rows *to = &f->host_rows[r];
-        size_t at = f->combine + (size_t)(f->plan.away[r] + span.first) * stride;
-
-        *to = (struct slc_rows){.stride = (int64_t)stride,
-                                .meta_stride = (int64_t)stride};
-        to->first = span.row;
-        to->count = span.count;
-        if (span.count == 0)
-            continue;
-        to->data = d->near[r] ? d->near[r] + at : f->back + (size_t)span.row * stride;
-        if (row_scalar)
-            to->scalars = to->data + (n->row_bytes + 3) / 4 * 4;
-    }
-    slc_upload(f->q, f->sum_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
-    SLC_RUN(f->q, expert_sum, .dst = f->sum_rows, .y = y, .row_weight = row_weight,
-            .row_scalar = row_scalar, .row_of = f->s->row_of,
-            .n = slc_plan_rows(&f->plan, f->summed), .H = n->H, .M = n->M, .R = n->R,
-            .dtype = n->dtype);
-    slc_event_record(f->summed_event, f->q);
-    f->summing = true;
     f->summed++;
+    f->summing = true;
+    f->asked = false;
+    sum_near(d, f, &x);
+    for (int j = 1; j < d->n->R; j++) {
+        int r = (d->n->me + j) % d->n->R;
+
+        if (!d->near[r] && sum_far(d, f, &x, r, e) < 0)
+            return -1;
+    }
+    f->asked = true;
     return slc_dispatch_advance(d, e);
 }
-
 int slc_combine_test(struct slc_dispatch *d, int slot, struct slc_err *e)
 {
     struct slc_flight *f = &d->flight[slot];
@@ -106,7 +165,7 @@ int slc_combine_finish(struct slc_dispatch *d, int slot, void *out, const void *
 {
     const struct slc_moe_shape *n = d->n;
     struct slc_flight *f = &d->flight[slot];
-    size_t stride = stride_of(d, f);
+    char *local = slc_window_local(d->window);
     struct slc_wait wait = {0};
     int here;
 
@@ -115,17 +174,10 @@ int slc_combine_finish(struct slc_dispatch *d, int slot, void *out, const void *
             return -1;
     if (here < 0)
         return -1;
-    for (int r = 0; r < n->R; r++) {
-        struct slc_rows *from = &f->host_rows[r];
-
-        *from = (struct slc_rows){.stride = (int64_t)stride,
-                                  .meta_stride = (int64_t)stride};
-        from->count = f->plan.sent[r];
-        from->data = (char *)slc_window_local(d->window) + f->combine +
-                     (size_t)f->plan.home[r] * stride;
-        if (dweights)
-            from->scalars = from->data + (n->row_bytes + 3) / 4 * 4;
-    }
+    for (int r = 0; r < n->R; r++)
+        slc_rows_place(d, &f->host_rows[r], local + f->combine,
+                       dweights ? local + slc_combine_meta(d, f) : NULL, n->meta_s,
+                       f->plan.home[r], f->plan.sent[r]);
     slc_upload(f->q, f->home_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
     SLC_RUN(f->q, combine_sum, .out = out, .dweights = dweights, .add = add,
             .src = f->home_rows, .ids = f->s->ids, .slot_rank = f->s->slot_rank,

@@ -7,6 +7,12 @@
 #include "base/arena.h"
 #include "moe/dispatch_private.h"
 
+#define PAGE 4096
+/* Bytes of records packed and put at a time, for each far member: they are still in the
+ * core's cache when they are put. */
+#define CHUNK (256u << 10)
+#define CHUNKS_STAGED 16
+
 static size_t pad(size_t bytes)
 {
     return (bytes + 255) / 256 * 256;
@@ -23,7 +29,18 @@ size_t slc_line_offset(const struct slc_dispatch *d, const struct slc_flight *f,
 size_t slc_half_offset(const struct slc_dispatch *d, const struct slc_flight *f,
                        uint64_t use)
 {
-    return f->window + use % 2 * pad((size_t)d->n->cap * d->n->stride_x);
+    return f->window + use % 2 * (pad((size_t)d->n->cap * d->n->stride) +
+                                  pad((size_t)d->n->cap * d->n->meta_x));
+}
+
+size_t slc_half_meta(const struct slc_dispatch *d, const struct slc_flight *f, uint64_t use)
+{
+    return slc_half_offset(d, f, use) + pad((size_t)d->n->cap * d->n->stride);
+}
+
+size_t slc_combine_meta(const struct slc_dispatch *d, const struct slc_flight *f)
+{
+    return f->combine + pad((size_t)(d->n->T * d->n->S) * d->n->stride);
 }
 
 bool slc_line_reached(const struct slc_dispatch *d, const struct slc_flight *f,
@@ -44,7 +61,7 @@ int slc_line_signal(struct slc_dispatch *d, struct slc_flight *f, enum slc_line 
 static size_t layout(struct slc_dispatch *d)
 {
     const struct slc_moe_shape *n = d->n;
-    size_t at = 0, R = (size_t)n->R;
+    size_t at = 0, R = (size_t)n->R, records = (size_t)(n->T * n->S);
 
     d->row_stride = (R + (size_t)n->E) * sizeof(int32_t);
     d->row_stride = (d->row_stride + 63) / 64 * 64;
@@ -55,10 +72,10 @@ static size_t layout(struct slc_dispatch *d)
         at = pad(at + SLC_LINES * 2 * R * SLC_LINE_BYTES);
         f->rows = at;
         at = pad(at + 2 * R * d->row_stride);
-        f->window = at;
-        at += 2 * pad((size_t)n->cap * n->stride_x);
-        f->combine = at;
-        at += pad((size_t)(n->T * n->S) * (d->o.training ? n->stride_s : n->stride_d));
+        f->window = at = (at + PAGE - 1) / PAGE * PAGE;
+        at = slc_half_offset(d, f, 1) + (slc_half_offset(d, f, 1) - f->window);
+        f->combine = at = (at + PAGE - 1) / PAGE * PAGE;
+        at = slc_combine_meta(d, f) + (d->o.training ? pad(records * n->meta_s) : 0);
     }
     return at;
 }
@@ -78,23 +95,65 @@ static void carve_host(struct slc_dispatch *d, struct slc_arena *a)
     }
 }
 
-/* Staging holds all records of this rank for far members at once, in order of the
- * destination, so that a round is a slice of it and a use is one put per member. */
+static void take_staging(struct slc_staging *s, struct slc_arena *a, size_t bytes)
+{
+    s->size = bytes;
+    s->base = slc_arena_take(a, "moe staging", bytes);
+}
+
 static void carve_staging(struct slc_dispatch *d, struct slc_arena *a)
 {
     const struct slc_moe_shape *n = d->n;
-    size_t records = (size_t)(n->T * n->S);
+    size_t chunk =
+        (size_t)(d->chunk_tokens * n->S) * (n->stride + n->meta_x) + 64 * (size_t)n->R;
+    size_t returned = (size_t)d->chunk_records * (n->stride + n->meta_s) + 64;
+    int staged = d->chunks < CHUNKS_STAGED ? d->chunks : CHUNKS_STAGED;
 
-    for (int i = 0; i < d->o.slots && d->any_far; i++) {
+    for (int i = 0; i < d->o.slots && d->n_far; i++) {
+        take_staging(&d->flight[i].out, a, (size_t)staged * chunk);
+        take_staging(&d->flight[i].back, a, (size_t)d->returns * returned);
+    }
+}
+
+/* The lists of chunks, with far members. */
+static void carve_chunks(struct slc_dispatch *d, struct slc_arena *a)
+{
+    const struct slc_moe_shape *n = d->n;
+
+    if (d->n_far == 0)
+        return;
+    d->slots = slc_arena_take(a, "moe plan", (size_t)(2 * n->T * n->S) * sizeof(int32_t));
+    for (int i = 0; i < d->o.slots; i++) {
         struct slc_flight *f = &d->flight[i];
 
-        f->out[0] = slc_arena_take(a, "moe staging", records * n->stride_x);
-        if (d->o.training)
-            f->out[1] = slc_arena_take(a, "moe staging", records * n->stride_d);
-        f->back = slc_arena_take(a, "moe staging",
-                                 (size_t)n->cap *
-                                     (d->o.training ? n->stride_s : n->stride_d));
+        f->bound = slc_arena_take(
+            a, "moe plan", (size_t)(d->chunks + 1) * (size_t)n->R * sizeof(int32_t));
+        f->returning =
+            slc_arena_take(a, "moe plan", (size_t)d->returns * sizeof(*f->returning));
     }
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* How much is packed and summed at a time. */
+static void set_chunks(struct slc_dispatch *d)
+{
+    const struct slc_moe_shape *n = d->n;
+    int64_t most = n->S < d->n_far ? n->S : d->n_far; /* records of a token that are put */
+
+    d->chunk_tokens = n->T;
+    if (d->n_far)
+        d->chunk_tokens = ceil_div((int64_t)CHUNK * d->n_far, most * (int64_t)n->stride);
+    if (d->chunk_tokens > n->T)
+        d->chunk_tokens = n->T;
+    d->chunks = (int)ceil_div(n->T, d->chunk_tokens);
+    d->chunk_records = ceil_div(CHUNK, (int64_t)n->stride);
+    if (d->chunk_records > n->cap)
+        d->chunk_records = n->cap;
+    d->returns = CHUNKS_STAGED;
 }
 
 static void carve_device(struct slc_dispatch *d, struct slc_arena *a)
@@ -115,6 +174,7 @@ static void carve_device(struct slc_dispatch *d, struct slc_arena *a)
 static void carve_host_all(struct slc_dispatch *d, struct slc_arena *a)
 {
     carve_host(d, a);
+    carve_chunks(d, a);
     carve_staging(d, a);
 }
 
@@ -156,7 +216,7 @@ static int compare_shapes(struct slc_dispatch *d, size_t bytes, struct slc_err *
 {
     const struct slc_moe_shape *n = d->n;
     int64_t mine[] = {n->T,           n->H,      n->E,
-                      n->K,           n->cap,    (int64_t)n->stride_x,
+                      n->K,           n->cap,    (int64_t)n->stride,
                       (int64_t)bytes, d->o.slots};
     int64_t *all = calloc((size_t)n->R, sizeof(mine));
     int rc = -1;
@@ -254,7 +314,8 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
         goto err_free;
     for (int i = 0; i < d->n->R; i++)
         if (i != d->n->me && (o->force_far || !slc_window_near(d->window, i)))
-            d->any_far = true;
+            d->n_far++;
+    set_chunks(d);
     if (map_windows(d, bytes, e) < 0)
         goto err_window;
     d->device = carve(d, SLC_MEM_DEVICE, carve_device, e);

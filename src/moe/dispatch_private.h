@@ -16,6 +16,24 @@ enum slc_line {
 };
 #define SLC_LINE_BYTES 64
 
+/*
+ * Memory that puts read from: filled from its start on, free again as a whole once all
+ * that was posted has been seen complete after the last put from it.
+ */
+struct slc_staging {
+    char *base;
+    size_t size, used;
+    int waiting; /* pieces taken and not put yet */
+    uint64_t mark;
+};
+
+/* Records summed for a far source that are not on their way yet. */
+struct slc_returning {
+    int to;
+    int32_t first, count; /* by the source's own numbering */
+    char *rows;           /* count rows, then their scalars */
+};
+
 /* One exchange in flight. */
 struct slc_flight {
     struct slc_queue *q;
@@ -28,17 +46,25 @@ struct slc_flight {
     int sent, taken, credited; /* uses sent from here, read here, reported as read */
     int summed;                /* rounds whose rows were summed here */
     bool active, published, planned;
-    bool packing; /* use `sent` is being packed */
-    bool summing; /* rows of round summed-1 are being summed */
+    int chunk;    /* of use `sent`: the next one to be packed */
+    bool packing; /* ... and it is being packed */
+    bool summing; /* rows of round summed-1 are being summed and sent */
+    bool asked;   /* ... and all sums of it are on the queue */
 
     struct slc_event *packed, *read[2], *summed_event, *combined;
     struct slc_rows *host_rows;                        /* [R] scratch for uploads */
     struct slc_rows *pack_rows, *sum_rows, *home_rows; /* [R] device */
     int32_t *row; /* [R+E] source of the published row */
-    char *out[2]; /* staging [T*S] of token and gradient records; NULL: none far */
-    char *back;   /* staging [cap] of returned rows */
-    uint64_t row_mark, out_mark[2], back_mark; /* busy until flushes > mark */
-    size_t lines, rows, window, combine;       /* offsets of this slot in the window */
+    /* With far members: */
+    int32_t *bound; /* [chunks+1][R] records to each rank before the chunk's first token */
+    struct slc_staging out;          /* records that leave */
+    struct slc_staging back;         /* rows that return */
+    char *packed_at;                 /* in out, what is being packed */
+    struct slc_returning *returning; /* [returns] */
+    int n_returning;
+
+    uint64_t row_mark; /* row is busy until flushes > mark */
+    size_t lines, rows, window, combine; /* offsets of this slot in the window */
 };
 
 struct slc_dispatch {
@@ -47,8 +73,13 @@ struct slc_dispatch {
     struct slc_window *window;
     struct slc_world *world;
     char **near; /* [R] mapped window of a near member (own: local), or NULL */
-    bool any_far;
     int mapped; /* windows, from this rank's on round, that ops were given */
+    int n_far;
+    int64_t chunk_tokens; /* tokens packed at a time: all when no member is far */
+    int chunks;
+    int64_t chunk_records; /* records summed at a time for a far member */
+    int returns;           /* most of these in staging */
+    int32_t *slots;        /* [2][T*S] host copy of slot_rank and slot_row */
     uint64_t flushes;      /* moments at which everything posted was seen complete */
     int32_t *first_expert; /* [R+1] device */
     size_t row_stride;
@@ -71,6 +102,14 @@ size_t slc_line_offset(const struct slc_dispatch *d, const struct slc_flight *f,
                        enum slc_line kind, uint64_t number, int member);
 size_t slc_half_offset(const struct slc_dispatch *d, const struct slc_flight *f,
                        uint64_t use);
+/* What goes along with rows lies behind the rows, from record to record without gaps:
+ * so a row is on as few pages as can be and the index is read in one run. */
+size_t slc_half_meta(const struct slc_dispatch *d, const struct slc_flight *f, uint64_t use);
+size_t slc_combine_meta(const struct slc_dispatch *d, const struct slc_flight *f);
+
+/* count records from `row` on of a window or staging area with rows and meta there. */
+void slc_rows_place(const struct slc_dispatch *d, struct slc_rows *to, char *rows,
+                    char *meta, size_t meta_bytes, int64_t row, int32_t count);
 
 /* True when member `from` has signalled at least `value` for `number` on a line. */
 bool slc_line_reached(const struct slc_dispatch *d, const struct slc_flight *f,
@@ -82,6 +121,20 @@ int slc_line_signal(struct slc_dispatch *d, struct slc_flight *f, enum slc_line 
  * that a test can put in one that never waits. */
 bool slc_dispatch_has_credit(const struct slc_dispatch *d, const struct slc_flight *f,
                              int i, int to);
+
+/* Take bytes of staging; NULL while they are not free. */
+char *slc_staging_take(struct slc_dispatch *d, struct slc_staging *s, size_t bytes);
+/* Put count records that lie in staging (rows, then meta) to member r at `row` of the
+ * places at these offsets of its window. */
+int slc_records_put(struct slc_dispatch *d, struct slc_staging *s, int r, const char *from,
+                    int32_t count, size_t rows_at, size_t meta_at, size_t meta_bytes,
+                    int64_t row, struct slc_err *e);
+/* Add to the counters what went to member r. */
+void slc_records_count(struct slc_dispatch *d, int r, int32_t count, size_t meta_bytes);
+
+/* send.c: at post, where chunks begin; then pack and send what may go. */
+int slc_dispatch_cut(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e);
+int slc_dispatch_send(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e);
 
 /* Do what can be done now for every exchange in flight. Never blocks. */
 int slc_dispatch_advance(struct slc_dispatch *d, struct slc_err *e);

@@ -86,121 +86,6 @@ static int plan(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
     return 0;
 }
 
-/* Use i may go to all its destinations, and staging may be written. */
-static bool may_send(const struct slc_dispatch *d, const struct slc_flight *f, int i)
-{
-    int round = slc_use_round(f, i);
-
-    if (d->any_far && round == 0 && d->flushes <= f->out_mark[slc_use_has_grad(f, i)])
-        return false;
-    for (int r = 0; r < d->n->R; r++) {
-        if (slc_plan_to(&f->plan, r, round).count == 0)
-            continue;
-        if (r == d->n->me ? f->taken < i - 1 : !slc_dispatch_has_credit(d, f, i, r))
-            return false;
-    }
-    return true;
-}
-
-/* Near members: the records of this round into their windows. Far ones: all records
- * into staging, once, with the first round. */
-static void pack(struct slc_dispatch *d, struct slc_flight *f, int i)
-{
-    const struct slc_moe_shape *n = d->n;
-    int round = slc_use_round(f, i);
-    bool grad = slc_use_has_grad(f, i), some = false;
-    size_t stride = grad ? n->stride_d : n->stride_x;
-
-    for (int r = 0; r < n->R; r++) {
-        struct slc_span span = slc_plan_to(&f->plan, r, round);
-        struct slc_rows *to = &f->host_rows[r];
-
-        *to = (struct slc_rows){.stride = (int64_t)stride,
-                                .meta_stride = (int64_t)stride};
-        if (d->near[r]) {
-            to->first = span.first;
-            to->count = span.count;
-            to->data = d->near[r] + slc_half_offset(d, f, f->base + (uint64_t)i) +
-                       (size_t)span.row * stride;
-        } else if (round == 0) {
-            to->count = f->plan.sent[r];
-            to->data = f->out[grad] + (size_t)f->plan.home[r] * stride;
-        }
-        if (!grad && to->count) {
-            to->ids = to->data + (n->row_bytes + 3) / 4 * 4;
-            to->scalars = to->ids + n->M * 4;
-        }
-        some = some || to->count > 0;
-    }
-    if (some) {
-        slc_upload(f->q, f->pack_rows, f->host_rows,
-                   (size_t)n->R * sizeof(*f->host_rows));
-        SLC_RUN(f->q, dispatch_pack, .dst = f->pack_rows, .x = grad ? f->d_out : f->x,
-                .ids = grad ? NULL : f->s->ids, .slot_rank = f->s->slot_rank,
-                .slot_row = f->s->slot_row, .first_expert = d->first_expert,
-                .weights = f->s->weights, .T = n->T, .H = n->H, .K = n->K, .R = n->R,
-                .S = n->S, .M = n->M, .dtype = n->dtype);
-    }
-    slc_event_record(f->packed, f->q);
-}
-
-/* The pack has run: put what is far, signal to all who get rows. */
-static int put_and_signal(struct slc_dispatch *d, struct slc_flight *f, int i,
-                          struct slc_err *e)
-{
-    const struct slc_moe_shape *n = d->n;
-    bool grad = slc_use_has_grad(f, i);
-    size_t stride = grad ? n->stride_d : n->stride_x;
-    uint64_t use = f->base + (uint64_t)i;
-
-    for (int j = 1; j < n->R; j++) {
-        int r = (n->me + j) % n->R;
-        struct slc_span span = slc_plan_to(&f->plan, r, slc_use_round(f, i));
-        size_t bytes = (size_t)span.count * stride;
-
-        if (span.count == 0)
-            continue;
-        if (d->near[r]) {
-            d->o.counters->near_bytes += bytes;
-            slc_world_traffic(d->world)->near_bytes += bytes;
-        } else {
-            d->o.counters->far_bytes += bytes;
-            if (slc_window_put(d->window, r,
-                               slc_half_offset(d, f, use) + (size_t)span.row * stride,
-                               f->out[grad] +
-                                   (size_t)(f->plan.home[r] + span.first) * stride,
-                               bytes, e) < 0)
-                return -1;
-            f->out_mark[grad] = d->flushes;
-        }
-        if (slc_line_signal(d, f, SLC_LINE_ARRIVED, use, r, use + 1, e) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static int send(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
-{
-    while (f->planned && f->published && f->sent < f->uses) {
-        int done;
-
-        if (!f->packing) {
-            if (!may_send(d, f, f->sent))
-                return 0;
-            pack(d, f, f->sent);
-            f->packing = true;
-        }
-        done = slc_event_test(f->packed, e);
-        if (done < 1)
-            return done;
-        if (put_and_signal(d, f, f->sent, e) < 0)
-            return -1;
-        f->packing = false;
-        f->sent++;
-    }
-    return 0;
-}
-
 /* Tell the sources that use i + 2 may overwrite use i, once its reads have run. */
 static int give_credit(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e)
 {
@@ -232,7 +117,7 @@ int slc_dispatch_advance(struct slc_dispatch *d, struct slc_err *e)
         struct slc_flight *f = &d->flight[i];
 
         if (f->active &&
-            (publish(d, f, e) < 0 || plan(d, f, e) < 0 || send(d, f, e) < 0 ||
+            (publish(d, f, e) < 0 || plan(d, f, e) < 0 || slc_dispatch_send(d, f, e) < 0 ||
              give_credit(d, f, e) < 0 || slc_combine_advance(d, f, e) < 0))
             return -1;
     }
@@ -254,7 +139,8 @@ int slc_dispatch_post(struct slc_dispatch *d, int slot, struct slc_queue *q,
     f->base += (uint64_t)f->uses;
     f->n++;
     f->uses = f->sent = f->taken = f->credited = f->summed = 0;
-    f->published = f->planned = f->packing = f->summing = false;
+    f->chunk = f->n_returning = 0;
+    f->published = f->planned = f->packing = f->summing = f->asked = false;
     if (d_out) {
         use_plan(d, f);
     } else {
@@ -265,6 +151,8 @@ int slc_dispatch_post(struct slc_dispatch *d, int slot, struct slc_queue *q,
                       (size_t)(n->R + n->E) * sizeof(int32_t), e) < 0)
             return -1;
     }
+    if (slc_dispatch_cut(d, f, e) < 0)
+        return -1;
     f->active = true;
     return slc_dispatch_advance(d, e);
 }
@@ -299,10 +187,10 @@ int slc_dispatch_finish(struct slc_dispatch *d, int slot, struct slc_rows *view,
                         struct slc_err *e)
 {
     struct slc_flight *f = &d->flight[slot];
-    const struct slc_moe_shape *n = d->n;
     struct slc_wait wait = {0};
+    uint64_t use;
+    char *local;
     bool grad;
-    size_t stride;
     int here;
 
     while ((here = slc_dispatch_test(d, slot, e)) == 0)
@@ -311,16 +199,11 @@ int slc_dispatch_finish(struct slc_dispatch *d, int slot, struct slc_rows *view,
     if (here < 0)
         return -1;
     grad = slc_use_has_grad(f, f->taken);
-    stride = grad ? n->stride_d : n->stride_x;
-    *view =
-        (struct slc_rows){.stride = (int64_t)stride, .meta_stride = (int64_t)stride};
-    view->data = (char *)slc_window_local(d->window) +
-                 slc_half_offset(d, f, f->base + (uint64_t)f->taken);
-    view->count = slc_plan_rows(&f->plan, slc_use_round(f, f->taken));
-    if (!grad) {
-        view->ids = view->data + (n->row_bytes + 3) / 4 * 4;
-        view->scalars = view->ids + n->M * 4;
-    }
+    use = f->base + (uint64_t)f->taken;
+    local = slc_window_local(d->window);
+    slc_rows_place(d, view, local + slc_half_offset(d, f, use),
+                   grad ? NULL : local + slc_half_meta(d, f, use), d->n->meta_x, 0,
+                   slc_plan_rows(&f->plan, slc_use_round(f, f->taken)));
     return 0;
 }
 

@@ -5,7 +5,7 @@
 
 #include "moe/moe.h"
 
-#define RECORD_ALIGN 64
+#define ROW_ALIGN 64
 
 double slc_expert_hit(int64_t E, int64_t El, int64_t K)
 {
@@ -14,13 +14,6 @@ double slc_expert_hit(int64_t E, int64_t El, int64_t K)
     for (int64_t i = 0; i < K; i++)
         miss *= E - El - i > 0 ? (double)(E - El - i) / (double)(E - i) : 0;
     return 1 - miss;
-}
-
-static size_t record_bytes(const struct slc_moe_shape *s, size_t meta)
-{
-    size_t row = (s->row_bytes + 3) / 4 * 4;
-
-    return (row + meta + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
 }
 
 static int check(const struct slc_moe_shape *s, const struct slc_moe_options *o,
@@ -94,8 +87,8 @@ int slc_moe_shape_init(struct slc_moe_shape *s, const struct slc_moe_options *o,
             "micro-batch (row numbers are 32 bit); use smaller micro-batches",
             (long long)s->T, (long long)s->K);
     s->row_bytes = (size_t)s->H * slc_dtype_size(s->dtype);
-    s->stride_x = record_bytes(s, (size_t)s->M * 8);
-    s->stride_d = record_bytes(s, 0);
-    s->stride_s = record_bytes(s, (size_t)s->M * 4);
+    s->stride = (s->row_bytes + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
+    s->meta_x = (size_t)s->M * 8;
+    s->meta_s = (size_t)s->M * 4;
     return 0;
 }

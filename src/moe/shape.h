@@ -25,9 +25,9 @@ struct slc_moe_shape {
     int64_t rows_cap;  /* expert-major rows of one round: cap * M and padding */
     enum slc_dtype dtype;
     size_t row_bytes; /* H elements */
-    size_t stride_x;  /* bytes of a record with ids and weights, a multiple of 64 */
-    size_t stride_d;  /* bytes of a record with the row alone */
-    size_t stride_s;  /* bytes of a record with M scalars */
+    size_t stride;    /* bytes from row to row of a window, a multiple of 64 */
+    size_t meta_x;    /* bytes that go along with a token row: M ids, M weights */
+    size_t meta_s;    /* bytes that come back with a gradient row: M scalars */
 };
 
 struct slc_moe_options;

@@ -265,8 +265,7 @@ static void check_bytes(struct side *s)
         El = k > El ? k : El;
     }
     int64_t M = c->K < El ? c->K : El, row = c->H * 4;
-    int64_t full = (row + 8 * M + 63) / 64 * 64, plain = (row + 63) / 64 * 64;
-    int64_t scalar = (row + 4 * M + 63) / 64 * 64;
+    int64_t plain = (row + 63) / 64 * 64, full = plain + 8 * M, scalar = plain + 4 * M;
     for (int i = 0; i < opt.slots; i++)
         for (int l = 0; l < opt.layers; l++) {
             const struct slc_moe_saved *v = &s->layer[i][l].saved;
