@@ -163,6 +163,7 @@ static void pack(void)
             int64_t m = 0;
 
             memcpy(rec, s.x + (size_t)t * s.row, s.row);
+            bench_ahead(s.x + (size_t)(t + 1 < c.T ? t + 1 : t) * s.row);
             for (int64_t k = 0; k < c.K; k++) {
                 const int32_t id = s.ids[t * c.K + k];
 
@@ -290,6 +291,9 @@ static void combine(int n)
             rows[count] = s.y + (size_t)row * s.row;
             weights[count++] = s.row_weight[row];
         }
+        for (int64_t m = 0; j + 1 < n && m < s.M; m++)
+            if (s.row_of[(j + 1) * s.M + m] >= 0)
+                bench_ahead(s.y + (size_t)s.row_of[(j + 1) * s.M + m] * s.row);
         sum_rows(s.back + (size_t)j * s.stride_back, rows, weights, count);
     }
     in_bytes(s.n_to, s.at_to, s.sent, s.sent_at, s.stride_back);
@@ -304,6 +308,10 @@ static void combine(int n)
         for (int64_t i = 0; i < s.S && s.slot_rank[t * s.S + i] >= 0; i++)
             rows[count++] = s.home + (size_t)(s.sent_at[s.slot_rank[t * s.S + i]] +
                                               s.slot_row[t * s.S + i]) * s.stride_back;
+        for (int64_t i = 0; t + 1 < c.T && i < s.S && s.slot_rank[(t + 1) * s.S + i] >= 0;
+             i++)
+            bench_ahead(s.home + (size_t)(s.sent_at[s.slot_rank[(t + 1) * s.S + i]] +
+                                          s.slot_row[(t + 1) * s.S + i]) * s.stride_back);
         sum_rows(s.out + (size_t)t * s.row, rows, ones, count);
     }
 }
@@ -317,9 +325,12 @@ static void iterate(int i, double *there, double *back, double sums[2])
     const int n = dispatch();
     index_experts(n);
     for (int64_t e = 0; e < s.El; e++)
-        for (int32_t row = s.off[e]; row < s.off[e + 1]; row++)
+        for (int32_t row = s.off[e]; row < s.off[e + 1]; row++) {
+            if (row + 1 < s.off[s.El])
+                bench_ahead(s.recv + (size_t)s.rec_of[row + 1] * s.stride);
             sums[0] += (double)(s.first + e + 1) *
                        bench_sum(&c, s.recv + (size_t)s.rec_of[row] * s.stride);
+        }
     const double middle = MPI_Wtime();
     for (int64_t e = 0; e < s.El; e++)
         for (int32_t row = s.off[e]; row < s.off[e + 1]; row++)

@@ -33,6 +33,19 @@ static int64_t gather_rows(const struct slc_combine_sum_args *a, int64_t t, int6
     return s;
 }
 
+/* The starts of the rows of a token. */
+static void ahead(const struct slc_combine_sum_args *a, int64_t t)
+{
+    const struct slc_rows *rows = NULL;
+
+    for (int64_t s = 0; s < a->S; s++) {
+        const int64_t row = slot_row(a, t, s, &rows);
+
+        if (row >= 0)
+            slc_fetch_ahead(rows->data + row * rows->stride, (size_t)rows->stride);
+    }
+}
+
 static void sum_token(const struct slc_combine_sum_args *a, int64_t t, bool stream)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
@@ -41,6 +54,8 @@ static void sum_token(const struct slc_combine_sum_args *a, int64_t t, bool stre
     struct slc_weighted x;
     const int64_t more = gather_rows(a, t, 0, &x);
 
+    if (t + 1 < a->T)
+        ahead(a, t + 1);
     for (int64_t at = 0; at < a->H; at += SLC_CPU_CHUNK) {
         const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - at);
         float buf[SLC_CPU_CHUNK], *acc = direct ? (float *)out + at : buf;

@@ -66,6 +66,8 @@ void SLC_CPU(expert_gather)(struct slc_queue *q, const struct slc_expert_gather_
     for (int64_t i = 0; i < rows; i++) {
         char *x = (char *)a->x + (size_t)i * bytes;
 
+        if (i + 1 < rows && a->rec_of[i + 1] >= 0)
+            slc_fetch_ahead(a->src.data + a->rec_of[i + 1] * a->src.stride, bytes);
         if (a->rec_of[i] < 0)
             memset(x, 0, bytes);
         else
@@ -120,12 +122,30 @@ static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out, b
     }
 }
 
+/* The starts of the rows of a record, and the page its sum goes to. */
+static void ahead(const struct slc_expert_sum_args *a, int64_t j, bool stream)
+{
+    const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
+    const struct slc_rows *d = holder(a->dst, a->R, j);
+
+    if (!d || !d->data)
+        return;
+    for (int64_t m = 0; m < a->M; m++)
+        if (a->row_of[j * a->M + m] >= 0)
+            slc_fetch_ahead((const char *)a->y + (size_t)a->row_of[j * a->M + m] * bytes,
+                            bytes);
+    if (stream)
+        slc_fetch_ahead(d->data + (j - d->first) * d->stride, 1);
+}
+
 static void sum_record(const struct slc_expert_sum_args *a, int64_t j, bool stream)
 {
     const struct slc_rows *d = holder(a->dst, a->R, j);
 
     if (!d)
         return;
+    if (j + 1 < a->n)
+        ahead(a, j + 1, stream);
     if (d->data)
         sum_row(a, j, d->data + (j - d->first) * d->stride, stream);
     if (!a->row_scalar || !d->scalars)

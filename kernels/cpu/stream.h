@@ -56,6 +56,14 @@ static inline void slc_stream_end(void)
 #endif
 }
 
+/* Ask for the start of a row that is read or written soon: neither the prefetchers nor the
+ * address translation of a core look past the page they are on. */
+static inline void slc_fetch_ahead(const void *row, size_t bytes)
+{
+    for (size_t at = 0; at < bytes && at < 512; at += 64)
+        __builtin_prefetch((const char *)row + at);
+}
+
 /* slc_stream, or a plain copy. */
 static inline void slc_store(void *dst, const void *src, size_t bytes, bool stream)
 {

@@ -142,6 +142,13 @@ static inline double bench_sum(const struct bench_case *c, const void *p)
     return c->bf16 ? bench_sum_bf16(p, c->H) : bench_sum_f32(p, c->H);
 }
 
+/* Ask for the start of a row that is read next, as a good reader of scattered rows does. */
+static inline void bench_ahead(const void *row)
+{
+    for (int i = 0; i < 512; i += 64)
+        __builtin_prefetch((const char *)row + i);
+}
+
 /* Token rows of an iteration, x [T, H]. */
 #define BENCH_TOKEN_MOD 256
 static inline uint32_t bench_token_key(int rank, int64_t t, int iteration)
