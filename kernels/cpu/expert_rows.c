@@ -102,7 +102,7 @@ static int64_t gather_rows(const struct slc_expert_sum_args *a, int64_t j, int64
 
 static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out, bool stream)
 {
-    const bool direct = a->dtype == SLC_F32 && !stream;
+    const bool direct = a->dtype == SLC_F32 && !stream && !a->add; /* add may be out */
     struct slc_weighted x, add = {.n = a->add != NULL, .w = {1}};
     const int64_t more = gather_rows(a, j, 0, &x);
 
