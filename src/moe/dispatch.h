@@ -17,8 +17,9 @@
  *   plan      once the rows n of all members are here (see plan.h)
  *   send      rows travel in uses of the window. A use is one round of token rows with
  *             ids and weights, or one round of output-gradient rows. Near members are
- *             packed straight into their window, far ones into staging, whence one put
- *             per member. After the data: a signal to each member that gets rows.
+ *             packed straight into their window, far ones in chunks into staging,
+ *             whence one put per member and chunk. After the data: a signal to each
+ *             member that gets rows.
  *   read      the expert side gathers a use from its window; then the use is over
  *   combine   one row per record goes back into the source's combine window, near or
  *             far as before; a signal after the last round; the source adds them up

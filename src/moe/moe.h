@@ -136,7 +136,7 @@ int slc_moe_backward(struct slc_moe *m, int slot, struct slc_moe_saved *s,
                      const float *prob_grad, float z_coef, struct slc_err *e);
 
 /* Since create or since the caller reset them. Bytes are token rows and what returns,
- * to other ranks, records * stride; a near write counts like a put. */
+ * to other ranks, with what goes along; a near write counts like a put. */
 struct slc_moe_counters {
     unsigned long long rounds, near_bytes, far_bytes;
     double seconds_router, seconds_exchange, seconds_experts; /* host time, waits too */

@@ -19,7 +19,7 @@ mutant() {
     report "$name" $?
 }
 
-plan 44
+plan 49
 x=$bin/exchange
 some="chaos=1 seed=1 seeds=$fewer far=1 layers=3 E=7 K=2"
 ranks "alone" -n 1 $x E=10 K=4 slots=2
@@ -38,6 +38,17 @@ for n in 2 4; do
     ranks "$n ranks, every expert for every token" -n $n $x E=5 K=5 renorm=0 expect=near
     ranks "$n ranks, two slots in flight, several steps" -n $n \
         $x far=1 slots=2 layers=3 steps=3 window=6 E=10 K=4 expect=far,rounds
+done
+for path in "2 near one 60" "2 far one 60" "4 far rounds 3"; do
+    set -- $path
+    far=0
+    [ "$2" = near ] || far=1
+    ranks "bf16: $1 $2 ranks, $3 $4" -n $1 $x bf16=1 backend=ref far=$far window=$4 E=7 K=3 \
+        H=33 expect=$2,$3
+done
+for far in "" --far; do
+    ranks "rows, ids, weights and what returns, summed by the benchmark, bf16 $far" -n 2 \
+        "$top_builddir/sluice" bench dispatch --bytes 64K,1M --dtype bf16 --top-k 4 $far
 done
 ranks "3 ranks, two slots in flight, near" -n 3 $x slots=2 layers=3 steps=2 expect=near
 ranks "near and far ranks at once" -n 4 --nodes 2 $x E=10 K=4 expect=near,far

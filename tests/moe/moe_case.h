@@ -25,6 +25,7 @@ struct moe_case {
     bool aux;              /* with gradients of auxiliary losses */
     enum moe_skew skew;
     uint64_t seed;
+    bool bf16; /* rows and weights of a moe_layer; moe_data and results stay float */
 };
 
 /* All arrays of one layer on the host; n tokens from global token `first` on, experts
@@ -73,7 +74,8 @@ struct moe_layer {
     struct slc_backend *b;
     struct slc_queue *q;
     void *device, *host;
-    float *x, *add, *d_out, *out, *dx, *prob_grad, *router, *up, *down;
+    void *x, *add, *d_out, *out, *dx, *router, *up, *down; /* fp32, or bf16 by c->bf16 */
+    float *prob_grad;
     float *drouter, *dup, *ddown;
     int32_t *pool;
     struct slc_moe_saved saved;
