@@ -19,6 +19,8 @@ static const struct benchmark {
     {"dispatch", "the token exchange between ranks, beside memcpy", slc_bench_dispatch},
     {"step", "a whole training step and each of its ops, beside the machine's limits",
      slc_bench_step},
+    {"checkpoint", "save, load and verify, beside plain writes and reads and memcpy",
+     slc_bench_checkpoint},
 };
 enum { BENCHMARKS = sizeof(benchmarks) / sizeof(*benchmarks) };
 

@@ -10,6 +10,7 @@
 int slc_bench_ops(int argc, char **argv); /* gemm and attention */
 int slc_bench_dispatch(int argc, char **argv);
 int slc_bench_step(int argc, char **argv);
+int slc_bench_checkpoint(int argc, char **argv);
 
 /* Sorts t; the middle one, of an even number the lower of the two. */
 double slc_bench_median(double *t, int n);
