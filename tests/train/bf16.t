@@ -13,20 +13,8 @@ echo 1..13
 bf16() { train "$@" run.dtype=bf16; }
 
 # --- killed after a checkpoint
-"$launch" -n 4 "$sluice" train "$here/run.yaml" model.config="$here/tiny.json" \
-    data.corpus="$tmp/corpus.h5" run.dir=killed run.dtype=bf16 train.steps=100000 \
-    checkpoint.every=5 >log 2>&1 &
-pid=$!
-for _ in $(seq 600); do
-    [ -d killed/checkpoints/step-00000010 ] && break
-    sleep 0.1
-done
-kill -KILL "$(ps -o pid= --ppid $pid | tail -n 1)"
-wait $pid
-rc=$?
-[ $rc -ne 0 ] && [ -d killed/checkpoints/step-00000010 ]
+killed_run killed run.dtype=bf16
 result "a killed rank ends the job after its checkpoint (exit $rc)"
-saved=$(newest killed) && saved=${saved#step-} && saved=$((10#$saved))
 last=$((saved + 6))
 bf16 4 killed train.steps=$last && grep -q "resumed" log && bf16 4 whole train.steps=$last
 result "the killed run resumes; an uninterrupted one beside it"

@@ -46,6 +46,31 @@ losses() {
         "$1/metrics.jsonl" | awk -v from="$2" '$1 > from'
 }
 newest() { ls "$1/checkpoints" 2>/dev/null | grep '^step-[0-9]*$' | tail -n 1; }
+# newest_step DIR: its number, 0 where there is none
+newest_step() {
+    local last
+    last=$(newest "$1") && [ -n "$last" ] && echo $((10#${last#step-})) || echo 0
+}
+# killed_run DIR [key=value ...]: four ranks, one of which is killed at any moment after the
+# second checkpoint; sets rc, how the job ended, and saved, the step of its newest checkpoint
+killed_run() {
+    local dir=$1 pid
+    shift
+    "$launch" -n 4 "$sluice" train "$here/run.yaml" model.config="$here/tiny.json" \
+        data.corpus="$tmp/corpus.h5" run.dir="$dir" train.steps=100000 checkpoint.every=5 \
+        "$@" >log 2>&1 &
+    pid=$!
+    for _ in $(seq 600); do
+        [ "$(newest_step "$dir")" -ge 10 ] && break # older ones may be gone already
+        sleep 0.1
+    done
+    # The ranks are the launcher's children: one dies, the others have to leave.
+    kill -KILL "$(ps -o pid= --ppid $pid | tail -n 1)"
+    wait $pid
+    rc=$?
+    saved=$(newest_step "$dir")
+    [ $rc -ne 0 ] && [ "$saved" -ge 10 ]
+}
 # tensors CHECKPOINT: name and CRC of every tensor
 tensors() { "$sluice" ckpt info "$1" 2>>log | awk '/^(weights|adamw)/ {print $1, $NF}'; }
 # close A B TOLERANCE [NORM]: the two lists of losses agree to a relative tolerance, and the

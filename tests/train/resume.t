@@ -7,20 +7,8 @@
 echo 1..10
 
 # --- killed at any moment after a checkpoint
-"$launch" -n 4 "$sluice" train "$here/run.yaml" model.config="$here/tiny.json" \
-    data.corpus="$tmp/corpus.h5" run.dir=killed train.steps=100000 checkpoint.every=5 >log 2>&1 &
-pid=$!
-for _ in $(seq 600); do
-    [ -d killed/checkpoints/step-00000010 ] && break
-    sleep 0.1
-done
-# The ranks are the launcher's children: one dies, the others have to leave.
-kill -KILL "$(ps -o pid= --ppid $pid | tail -n 1)"
-wait $pid
-rc=$?
-[ $rc -ne 0 ] && [ -d killed/checkpoints/step-00000010 ]
+killed_run killed
 result "a killed rank ends the job after its checkpoint (exit $rc)"
-saved=$(newest killed) && saved=${saved#step-} && saved=$((10#$saved))
 [ -f killed/reason.json ] && grep -q '"rank"' killed/reason.json
 result "reason.json names the cause"
 
