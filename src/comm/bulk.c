@@ -109,15 +109,21 @@ err_memory:
     return NULL;
 }
 
+/* Out of the world's list of those under way, if it is there. */
+static void leave(struct slc_bulk *b)
+{
+    for (struct slc_bulk **p = &b->g->w->bulks; *p; p = &(*p)->next)
+        if (*p == b) {
+            *p = b->next;
+            return;
+        }
+}
+
 void slc_bulk_destroy(struct slc_bulk *b)
 {
     if (!b)
         return;
-    for (struct slc_bulk **p = &b->g->w->bulks; *p; p = &(*p)->next)
-        if (*p == b) { /* left by a failure */
-            *p = b->next;
-            break;
-        }
+    leave(b); /* still in it after a failure */
     slc_window_destroy(b->win);
     free(b->flow);
     free(b->x);
@@ -312,7 +318,7 @@ static int advance(struct slc_bulk *b, struct slc_err *e)
     for (int step = 1; b->op.gather && step < size; step++)
         TRY(receive(b, (me - step + size) % size, e));
 #undef TRY
-    b->g->w->moved += (unsigned)moved;
+    b->g->w->moved += (unsigned)moved; /* no nap while something moves: comm/wait.c */
     return moved;
 }
 
@@ -371,13 +377,9 @@ int slc_bulk_progress(struct slc_bulk *b, struct slc_err *e)
 
 int slc_bulks_progress(struct slc_world *w, struct slc_err *e)
 {
-    for (struct slc_bulk *b = w->bulks; b; b = b->next) {
-        int moved = b->active ? advance(b, e) : 0;
-
-        if (moved < 0)
+    for (struct slc_bulk *b = w->bulks; b; b = b->next)
+        if (slc_bulk_progress(b, e) < 0)
             return -1;
-        w->moved += moved > 0;
-    }
     return 0;
 }
 
@@ -388,18 +390,12 @@ int slc_bulk_finish(struct slc_bulk *b, struct slc_err *e)
     int moved;
 
     slc_bulk_ready(b, b->op.n_buckets);
-    while ((moved = advance(b, e)) >= 0 && !done(b)) {
-        w->moved += moved > 0; /* no nap while something moves: comm/wait.c */
+    while ((moved = advance(b, e)) >= 0 && !done(b))
         if ((moved ? slc_world_progress(w, e) : slc_wait_step(w, &wait, e)) < 0)
             return -1;
-    }
     if (moved < 0)
         return -1;
     b->active = false;
-    for (struct slc_bulk **p = &w->bulks; *p; p = &(*p)->next)
-        if (*p == b) {
-            *p = b->next;
-            break;
-        }
+    leave(b);
     return 0;
 }
