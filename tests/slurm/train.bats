@@ -22,7 +22,7 @@ EOF
 model: {config: model.json}
 data: {corpus: corpus.h5, sequence: 64}
 run: {dir: whole}
-train: {steps: 100, global_batch: 8, micro_batch: 2, validate_every: 50, log_every: 50}
+train: {steps: 400, global_batch: 8, micro_batch: 2, validate_every: 200, log_every: 100}
 parallel: {ep: 4}
 moe: {aux_scope: sequence}
 optim: {lr: 3e-3, warmup: 10}
@@ -55,7 +55,10 @@ ends_as() { # ends_as STATE CODE
     return 1
 }
 
-has() { [ -d "$1/checkpoints/$2" ]; }
+# saved FOLDER: a checkpoint is there, and most of the 400 steps are still to come
+saved() { ls "$1/checkpoints" 2>/dev/null | grep -q "^step-"; }
+# started FOLDER: sets pid, the process of rank 2
+started() { pid=$(rank_pid 2 "$1") && [ -n "$pid" ]; }
 
 # rank_pid N FOLDER: the process of rank N of the run in FOLDER
 rank_pid() {
@@ -69,21 +72,22 @@ rank_pid() {
 }
 
 @test "4 ranks on 2 nodes train: the loss falls, no token is dropped" {
-    [ "$(losses whole | wc -l)" -eq 100 ]
-    first=$(losses whole | head -n 1 | sed 's/.*"loss": \([^ ]*\).*/\1/')
-    last=$(losses whole | tail -n 1 | sed 's/.*"loss": \([^ ]*\).*/\1/')
-    awk -v a="$first" -v b="$last" 'BEGIN { exit !(a > 5 && b < 3.3) }'
+    [ "$(losses whole | wc -l)" -eq 400 ]
+    # The text is the documentation, which changes: a share of the first loss, over ten steps.
+    losses whole | sed 's/.*"loss": \([^ ]*\).*/\1/' |
+        awk 'NR == 1 { first = $1 } NR > 390 { last += $1 / 10 }
+             END { print first, last; exit !(first > 5 && last < 0.65 * first) }'
     if grep -q '"dropped": [1-9]' whole/metrics.jsonl; then return 1; fi
     # tokens went between ranks in every step
-    [ "$(grep -c '"loss".*"\(near\|far\)_bytes": [1-9]' whole/metrics.jsonl)" -eq 100 ]
+    [ "$(grep -c '"loss".*"\(near\|far\)_bytes": [1-9]' whole/metrics.jsonl)" -eq 400 ]
     grep -q '4 on 2 nodes' whole.log
     grep -q 'sluice-job: done' whole.log
 }
 
 @test "checkpoints: kept two, every byte proven, exported, spoken" {
     [ "$(ls whole/checkpoints | grep -c '^step-')" -eq 2 ]
-    sluice ckpt verify whole/checkpoints/step-00000100
-    sluice ckpt export whole/checkpoints/step-00000100 model
+    sluice ckpt verify whole/checkpoints/step-00000400
+    sluice ckpt export whole/checkpoints/step-00000400 model
     [ -s model/config.json ]
     run sluice generate --model model --prompt "The " --tokens 8
     [ "$status" -eq 0 ]
@@ -110,16 +114,16 @@ EOF
 }
 
 @test "the same sbatch again finds nothing to do" {
-    before=$(md5sum whole/checkpoints/step-00000100/*)
+    before=$(md5sum whole/checkpoints/step-00000400/*)
     submit whole
     ends_as COMPLETED 0
-    [ "$(md5sum whole/checkpoints/step-00000100/*)" = "$before" ]
-    [ "$(losses whole | wc -l)" -eq 100 ]
+    [ "$(md5sum whole/checkpoints/step-00000400/*)" = "$before" ]
+    [ "$(losses whole | wc -l)" -eq 400 ]
 }
 
 @test "USR1: saved at a step boundary, requeued, and the same bits as uninterrupted" {
     submit usr1
-    wait_for 60 has usr1 step-00000020
+    wait_for 60 saved usr1
     scancel --batch --signal=USR1 "$id"
     ends_as COMPLETED 0
     grep -q 'checkpointed before the end.*requeued' usr1.log
@@ -129,8 +133,9 @@ EOF
 
 @test "a killed rank: cause named, requeued, and the same bits as uninterrupted" {
     submit killed
-    wait_for 60 has killed step-00000020
-    kill -KILL "$(rank_pid 2 killed)"
+    wait_for 60 started killed
+    wait_for 60 saved killed
+    kill -KILL "$pid"
     ends_as COMPLETED 0
     grep -q 'a rank failed (rank 2 on c2.*requeued' killed.log
     diff <(losses whole) <(losses killed)
@@ -140,11 +145,11 @@ EOF
     cp -r whole moved
     id=$(sbatch --parsable --output=moved.log --nodes=1 --ntasks-per-node=2 \
         "$top_srcdir/slurm/sluice-train.sbatch" run.yaml run.dir=moved parallel.ep=2 \
-        train.steps=103)
+        train.steps=403)
     ends_as COMPLETED 0
-    sluice train run.yaml run.dir=moved parallel.ep=1 train.steps=106 >moved.1.log
-    [ "$(losses moved | wc -l)" -eq 106 ]
-    sluice ckpt verify moved/checkpoints/step-00000106
+    sluice train run.yaml run.dir=moved parallel.ep=1 train.steps=406 >moved.1.log
+    [ "$(losses moved | wc -l)" -eq 406 ]
+    sluice ckpt verify moved/checkpoints/step-00000406
 }
 
 @test "a bad run file ends the job with 78 before anything is written" {
