@@ -53,6 +53,12 @@ bool slc_cpu_has_bf16(void)
                                     dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
 }
 
+bool slc_cpu_bf16_fast(void)
+{
+    return slc_cpu_has_bf16() && (dnnl_get_effective_cpu_isa() &
+                                  dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+}
+
 /* What computes a product in bf16: oneDNN takes the best it finds. */
 static const char *bf16_products(void)
 {
@@ -62,7 +68,7 @@ static const char *bf16_products(void)
         return "converted to fp32 (no AVX-512 in use)";
     if ((isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx)
         return "by AMX";
-    if ((isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16)
+    if (slc_cpu_bf16_fast())
         return "by AVX512-BF16";
     return "by AVX-512 in fp32 (no bf16 instructions)";
 }

@@ -480,6 +480,7 @@ struct slc_backend *slc_backend_cuda_create(int abi,
     c->base.name = "cuda";
     c->base.calls = cuda_calls;
     c->base.row_align = SLC_CUDA_ROW_ALIGN;
+    c->base.bf16_fast = true; /* from sm_80 on */
     if (open_device(c, opts->device, e) != 0)
         goto err_free;
     c->plans = slc_cuda_plans_create();

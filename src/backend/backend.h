@@ -93,6 +93,7 @@ struct slc_backend {
     struct slc_ops ops;
     int row_align;     /* expert segments start at multiples of this (cpu 1, cuda 128) */
     bool host_readable; /* window memory of comm is directly usable by ops */
+    bool bf16_fast; /* products of bf16 have instructions of their own, quicker than fp32 */
     bool immediate; /* an op has run when SLC_RUN returns, and its memory is the host's */
     uint64_t fetches;  /* slc_fetch calls so far */
     uint64_t allocations; /* of backend memory so far, those of ops for themselves too */
@@ -222,6 +223,8 @@ void slc_ops_cpu(struct slc_ops *ops);
 int slc_cpu_prepare(enum slc_op op, const void *args, struct slc_err *e);
 void slc_cpu_release(void);
 void slc_cpu_describe(char *text, size_t len);
+/* There are instructions for products of bf16 (AMX, AVX512-BF16) and oneDNN uses them. */
+bool slc_cpu_bf16_fast(void);
 /* flop/s of oneDNN's own product with all threads, the best of several sizes: what the
  * products of a step are a share of. */
 int slc_cpu_peak(enum slc_dtype dtype, double *rate, struct slc_err *e);

@@ -202,5 +202,6 @@ struct slc_backend *slc_backend_host_create(const char *name,
         slc_ops_cpu(&b->ops);
     else
         slc_ops_ref(&b->ops);
+    b->bf16_fast = cpu && slc_cpu_bf16_fast();
     return b;
 }

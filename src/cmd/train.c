@@ -38,6 +38,9 @@ static void print_start(const struct slc_job *j, const char *paths)
                slc_optim_dtype(j->optim) == SLC_F32
                    ? "fp32 master weights, moments and gradients"
                    : "bf16 moments, no master weights");
+    else if (strcmp(j->o->run.dtype, "auto") == 0)
+        printf("dtype: fp32; run.dtype is auto and not every rank's device has instructions "
+               "for bf16\n");
     printf("model: %s, %.2f M parameters, %lld layers, %lld experts, top-%lld\n",
            j->spec.family->architecture, (double)j->params.total / 1e6,
            (long long)j->spec.L, (long long)j->spec.E, (long long)j->spec.K);

@@ -51,9 +51,10 @@ const struct slc_option slc_option_table[] = {
            "slow, for tests."),
     NUMBER(run, threads, "0", 0, 4096,
            "CPU threads of a rank. 0: as many as Slurm granted to the task."),
-    CHOICE(run, dtype, "fp32", "fp32|bf16",
+    CHOICE(run, dtype, "fp32", "fp32|bf16|auto",
            "Type of weights and activations in the computation. Master weights and moments "
-           "are fp32 unless optim.states says otherwise."),
+           "are fp32 unless optim.states says otherwise. auto: bf16 where the CPUs or GPUs of "
+           "all ranks have instructions for it, else fp32; the start says which."),
 
     NUMBER(train, steps, NULL, 0, 1e12, "Optimizer steps of the whole run, resumes included."),
     NUMBER(train, global_batch, "32", 1, 1e9,

@@ -168,13 +168,32 @@ static enum slc_schedule_kind schedule_kind(const char *name)
     return (enum slc_schedule_kind)i;
 }
 
+/* What run.dtype asks for; auto asks the devices of all ranks. */
+static int choose_dtype(struct slc_job *j, enum slc_dtype *dtype, struct slc_err *e)
+{
+    const char *asked = j->o->run.dtype;
+    int64_t without = !j->backend->bf16_fast;
+
+    if (strcmp(asked, "auto") != 0) {
+        *dtype = strcmp(asked, "bf16") == 0 ? SLC_BF16 : SLC_F32;
+        return 0;
+    }
+    if (j->all && slc_allreduce_max(j->all, &without, e) < 0)
+        return -1;
+    *dtype = without ? SLC_F32 : SLC_BF16;
+    return 0;
+}
+
 static int create_model(struct slc_job *j, struct slc_err *e)
 {
     const struct slc_options *o = j->o;
-    enum slc_dtype dtype = strcmp(o->run.dtype, "bf16") == 0 ? SLC_BF16 : SLC_F32;
+    enum slc_dtype dtype;
     int ep = (int)o->parallel.ep;
     /* One micro-batch on one rank: its gradient is the gradient of the step. */
     bool one = low_states(o) && j->micro_batches == 1 && j->size == 1;
+
+    if (choose_dtype(j, &dtype, e) < 0)
+        return -1;
     int rc = slc_params_create(&j->params, &j->spec, ep, j->rank % ep, j->backend, dtype,
                                one ? SLC_GRADS_NARROW : SLC_GRADS_F32, e);
 

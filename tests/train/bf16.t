@@ -8,7 +8,7 @@
 # losses of bf16 runs agree to 2e-3 and gradient norms to 2e-2 where losses of fp32 runs
 # agree to 1e-5.
 . "${top_srcdir:-.}/tests/train/functions.sh"
-echo 1..13
+echo 1..16
 
 bf16() { train "$@" run.dtype=bf16; }
 
@@ -81,3 +81,29 @@ SLUICE_CPU_ISA=avx2 bf16 1 narrow parallel.ep=1 train.micro_batch=8 train.steps=
     grep -q '^backend: cpu.*bf16 products converted to fp32' log &&
     losses narrow 0 >narrow.losses && close narrow.losses ep11.losses 2e-3
 result "with AVX2 alone they are converted to fp32, the start says so, losses agree"
+
+# --- auto: the type that all ranks multiply in hardware
+# as_auto DIR TYPE: the start names TYPE, and the run is the one that asks for it
+as_auto() {
+    grep -q "^dtype: $2" log && losses "$1" 0 >auto.losses && [ -s auto.losses ] &&
+        diff auto.losses "$2.losses" >>log
+}
+one="parallel.ep=1 train.micro_batch=8 train.steps=4"
+SLUICE_CPU_ISA=avx2 train 1 f $one && losses f 0 >fp32.losses &&
+    SLUICE_CPU_ISA=avx2 train 1 auto-narrow $one run.dtype=auto && as_auto auto-narrow fp32
+result "run.dtype=auto is fp32 where only AVX2 is in use"
+train 1 b $one run.dtype=bf16 && losses b 0 >bf16.losses && train 1 f2 $one && losses f2 0 >fp32.losses &&
+    train 1 auto $one run.dtype=auto &&
+    if grep -q 'bf16 products by \(AMX\|AVX512-BF16\),' log; then as_auto auto bf16; else as_auto auto fp32; fi
+result "and bf16 where there are instructions for it: $(grep -o '^dtype: [a-z0-9]*' log)"
+two="parallel.ep=2 train.micro_batch=4 train.steps=4"
+cat >mixed <<EOS
+#!/bin/sh
+[ "\$PMIX_RANK" != 1 ] || export SLUICE_CPU_ISA=avx2
+exec $sluice "\$@"
+EOS
+chmod +x mixed
+sluice=$tmp/mixed
+train 2 f3 $two && losses f3 0 >fp32.losses &&
+    train 2 auto2 $two run.dtype=auto && as_auto auto2 fp32
+result "one rank without them makes it fp32 on all"
