@@ -2,16 +2,7 @@
 #
 # For the .t scripts of this folder: skips where there is no module or GPU; then as
 # tests/train/functions.sh.
-if ! ls "${top_builddir:-.}"/.libs/sluice-cuda.so >/dev/null 2>&1; then
-    echo "1..0 # SKIP the GPU module was not built (configure --with-cuda)"
-    exit 0
-fi
-if ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
-    echo "1..0 # SKIP this machine has no NVIDIA GPU"
-    exit 0
-fi
-SLUICE_MODULE_DIR=$(cd "${top_builddir:-.}/.libs" && pwd)
-export SLUICE_MODULE_DIR
+. "${top_srcdir:-.}/tests/cuda/gpu.sh"
 . "${top_srcdir:-.}/tests/train/functions.sh"
 
 gpu() { train "$@" run.device=cuda; }

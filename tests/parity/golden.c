@@ -90,6 +90,13 @@ void golden_batch_free(struct slc_batch *b)
     memset(b, 0, sizeof(*b));
 }
 
+const char *golden_backend(void)
+{
+    const char *name = getenv("SLC_OP_BACKEND");
+
+    return name && name[0] ? name : "cpu";
+}
+
 double golden_number(const json_t *c, const char *a, const char *b)
 {
     const json_t *v = json_object_get(json_object_get(c, a), b);

@@ -36,6 +36,10 @@ void golden_close(struct golden *g);
 void golden_batch(struct slc_batch *b, struct slc_loss_weights *w, const json_t *c);
 void golden_batch_free(struct slc_batch *b);
 
+/* The backend that stands beside ref: cpu, or the one that SLC_OP_BACKEND names, as in
+ * tests/op. */
+const char *golden_backend(void);
+
 double golden_number(const json_t *c, const char *a, const char *b); /* c[a][b] */
 
 /* All gradients on the host, as laid out in params.g; caller frees. */

@@ -228,14 +228,12 @@ static const struct set sets[] = {
 
 ParameterizedTestParameters(bf16, beside_transformers)
 {
-    /* SLC_OP_BACKEND=cuda stands in for cpu, as in tests/op */
-    const char *other = getenv("SLC_OP_BACKEND");
     static struct set s[N_SETS];
 
     memcpy(s, sets, sizeof(sets));
-    for (size_t i = 0; other && other[0] && i < N_SETS; i++)
+    for (size_t i = 0; i < N_SETS; i++)
         if (!strcmp(s[i].backend, "cpu"))
-            snprintf(s[i].backend, sizeof(s[i].backend), "%s", other);
+            snprintf(s[i].backend, sizeof(s[i].backend), "%s", golden_backend());
     return cr_make_param_array(struct set, s, N_SETS);
 }
 
@@ -266,7 +264,7 @@ Test(bf16, comparison_can_fail)
 {
     struct ratios r = {0};
 
-    measure(0, "cpu", "qwen3_moe", 1, &r);
+    measure(0, golden_backend(), "qwen3_moe", 1, &r);
     cr_assert_gt(mean(&r.logprob), MOST);
     cr_assert_gt(mean(&r.all), MOST);
 }

@@ -54,9 +54,7 @@ struct run {
 
 ParameterizedTestParameters(parity, transformers)
 {
-    /* SLC_OP_BACKEND=cuda stands in for cpu, as in tests/op */
-    const char *other = getenv("SLC_OP_BACKEND");
-    const char *const backends[] = {"ref", other && other[0] ? other : "cpu"};
+    const char *const backends[] = {"ref", golden_backend()};
     static struct run runs[4 * N_CASES];
     size_t n = 0;
 
@@ -274,16 +272,16 @@ static void same_bits(const char *name, const char *backend)
     free(b);
 }
 
-Test(parity, recompute_same_bits)
+Test(parity, recompute_same_bits, .timeout = 60)
 {
-    same_bits("qwen3_moe-e7k3-aux-rows2", "ref");
-    same_bits("qwen3_moe-e7k3-aux-rows2", "cpu");
-    same_bits("qwen3_moe-e10k3-step2", "ref");
-    same_bits("qwen3_moe-e10k3-step2", "cpu");
-    same_bits("mixtral-e7k5-window-aux", "ref");
-    same_bits("mixtral-e7k5-window-aux", "cpu");
-    same_bits("olmoe-e7k3-clip-packed", "ref");
-    same_bits("olmoe-e7k3-clip-packed", "cpu");
+    static const char *const names[] = {"qwen3_moe-e7k3-aux-rows2", "qwen3_moe-e10k3-step2",
+                                        "mixtral-e7k5-window-aux",
+                                        "olmoe-e7k3-clip-packed"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        same_bits(names[i], "ref");
+        same_bits(names[i], golden_backend());
+    }
 }
 
 /* A missing expert, a wrong mask, a wrong position: each must be seen by the
@@ -305,7 +303,7 @@ Test(parity, comparison_can_fail)
 }
 
 /* Logits of single positions after a forward, against the reference's. */
-Test(parity, logits)
+static void check_logits(const char *backend)
 {
     struct slc_err e = SLC_ERR_INIT;
     const struct slc_model_options o = {0};
@@ -313,7 +311,7 @@ Test(parity, logits)
     struct golden g;
     char path[600];
 
-    golden_open(&g, "qwen3_moe-e5k3-tied-packed", "ref", &o);
+    golden_open(&g, "qwen3_moe-e5k3-tied-packed", backend, &o);
     cr_assert_eq(slc_model_forward(g.model, &g.batch, NULL, NULL, NULL, &out, &e), 0,
                  "%s", e.text);
     snprintf(path, sizeof(path), "%s/outputs.safetensors", g.dir);
@@ -332,6 +330,12 @@ Test(parity, logits)
     free(want);
     free(got);
     golden_close(&g);
+}
+
+Test(parity, logits)
+{
+    check_logits("ref");
+    check_logits(golden_backend());
 }
 
 static double run_once(struct golden *g, const int32_t *forced)

@@ -95,7 +95,7 @@ Test(trajectory, ref, .timeout = 120)
 
 Test(trajectory, cpu, .timeout = 120)
 {
-    check_trajectory("qwen3_moe-trajectory", "cpu", false);
+    check_trajectory("qwen3_moe-trajectory", golden_backend(), false);
 }
 
 Test(trajectory, aux_ref, .timeout = 120)
@@ -105,5 +105,5 @@ Test(trajectory, aux_ref, .timeout = 120)
 
 Test(trajectory, aux_cpu_recompute, .timeout = 120)
 {
-    check_trajectory("qwen3_moe-trajectory-aux", "cpu", true);
+    check_trajectory("qwen3_moe-trajectory-aux", golden_backend(), true);
 }
