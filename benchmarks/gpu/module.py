@@ -28,12 +28,21 @@ class Queue(C.Structure):
                 ("stream", C.c_void_p)]
 
 
+class Rows(C.Structure):
+    """struct slc_rows"""
+    _fields_ = [("data", C.c_void_p), ("stride", C.c_int64), ("ids", C.c_void_p),
+                ("scalars", C.c_void_p), ("meta_stride", C.c_int64), ("first", C.c_int32),
+                ("count", C.c_int32)]
+
+
 class Backend:
     """slc_backend_cuda_create, its ops by name: run("matmul", c=..., a=...)."""
 
+    prefix, row_align = "slc_cuda_", 128
+
     def __init__(self, module, ops_h):
         self.lib = C.CDLL(module)
-        self.structs = read_structs(ops_h)
+        self.read(ops_h)
         create = self.lib.slc_backend_cuda_create
         create.restype = C.c_void_p
         e = Err()
@@ -49,11 +58,17 @@ class Backend:
             raise RuntimeError(e.text.decode())
         self.stream = Queue.from_address(self.q).stream
 
+    def read(self, ops_h):
+        self.structs = read_structs(ops_h)
+        self.names = {op: {f[0] for f in s._fields_} for op, s in self.structs.items()}
+
     def run(self, op, **fields):
         args = self.structs[op]()
         for name, value in fields.items():
+            if name not in self.names[op]:
+                raise TypeError(f"{op} has no argument {name}")
             setattr(args, name, value.data_ptr() if hasattr(value, "data_ptr") else value)
-        getattr(self.lib, "slc_cuda_" + op)(C.c_void_p(self.q), C.byref(args))
+        getattr(self.lib, self.prefix + op)(C.c_void_p(self.q), C.byref(args))
 
     def sync(self):
         e = Err()
@@ -68,9 +83,26 @@ class Backend:
         return text.value.decode()
 
 
+class Oracle(Backend):
+    """kernels/ref on host memory, to try a script without a GPU."""
+    prefix = "slc_ref_"
+
+    def __init__(self, library, ops_h):
+        self.lib = C.CDLL(library)
+        self.read(ops_h)
+        self.memory = Queue()
+        self.q = C.addressof(self.memory)
+
+    def sync(self):
+        pass
+
+    def describe(self):
+        return "kernels/ref"
+
+
 def read_structs(path):
     """struct slc_OP_args of ops.h as ctypes structures."""
-    kinds = {"int64_t": C.c_int64, "uint64_t": C.c_uint64, "float": C.c_float, "double": C.c_double,
+    kinds = {"struct slc_rows": Rows, "int64_t": C.c_int64, "uint64_t": C.c_uint64, "float": C.c_float, "double": C.c_double,
              "bool": C.c_bool, "enum slc_dtype": C.c_int, "enum slc_qk_norm": C.c_int}
     text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
     out = {}
@@ -80,21 +112,21 @@ def read_structs(path):
             line = " ".join(line.replace("const ", "").split())
             if not line:
                 continue
-            if "slc_rows src" in line and "*" not in line:
-                fields = None
-                break
             kind = re.match(r"(enum \w+|struct \w+|\w+)", line).group(1)
             for name in line[len(kind):].split(","):
-                pointer = "*" in name or kind in ("void", "struct slc_rows")
                 fields.append((name.replace("*", "").strip(),
-                               C.c_void_p if pointer else kinds[kind]))
+                               C.c_void_p if "*" in name else kinds[kind]))
         if fields:
             out[op] = type(op, (C.Structure,), {"_fields_": fields})
     return out
 
 
 def open_backend():
+    """The GPU's; kernels/ref where SLUICE_REF names a library of it:
+    cc -shared -fPIC -O2 -Isrc -I. kernels/ref/*.c src/base/err.c -lm -o ref.so"""
     here = os.path.dirname(os.path.abspath(__file__))
+    if "SLUICE_REF" in os.environ:
+        return Oracle(os.environ["SLUICE_REF"], os.path.join(here, "../../src/backend/ops.h"))
     module = os.path.join(os.environ["SLUICE_MODULE_DIR"], "sluice-cuda.so")
     ops_h = os.environ.get("SLUICE_OPS_H", os.path.join(here, "../../src/backend/ops.h"))
     return Backend(module, ops_h)
