@@ -16,12 +16,12 @@
  * longest of them to one or 3/4 of one, lengths and offsets are read on the GPU. Rows that are whole sequences have a plan of
  * their own, without masks of padding. Plans are made at set-up, for packings down to
  * documents of SHORT tokens on average; one of still more documents makes its plan when it
- * comes. What cuDNN has no engine for runs on attention_plain.cu.
+ * comes. What cuDNN has no engine for runs on attention_plain.cu, and the first such shape
+ * is named on stderr.
  */
 
 /* The backward keeps dS: heads, then sequences, are split until it fits. */
 #define WORKSPACE_BYTES (2ll << 30)
-#define MOST_PLANS 256
 #define SHORT 16
 #define LEAST_S 512
 
@@ -32,9 +32,10 @@ struct entry {
 };
 
 struct slc_cuda_attention {
-    cudnnHandle_t handle;
-    struct entry entry[MOST_PLANS];
-    int n;
+    cudnnHandle_t handle; /* NULL: cuDNN did not start */
+    struct entry *entry;
+    int n, room;
+    bool said; /* that there are shapes that run on the plain kernel */
     int64_t whole; /* tokens of a row, of the largest prepared */
 };
 
@@ -50,10 +51,8 @@ static struct slc_cuda_attention *state(struct slc_cuda *c)
     if (c->attention)
         return c->attention;
     struct slc_cuda_attention *s = calloc(1, sizeof(*s));
-    if (s && cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS) {
-        free(s);
-        return NULL;
-    }
+    if (s && cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS)
+        s->handle = NULL; /* plan_of says so */
     return c->attention = s;
 }
 
@@ -63,7 +62,9 @@ void slc_cuda_attention_destroy(struct slc_cuda_attention *s)
         return;
     for (int i = 0; i < s->n; i++)
         slc_sdpa_plan_release(&s->entry[i].plan);
-    cudnnDestroy(s->handle);
+    free(s->entry);
+    if (s->handle)
+        cudnnDestroy(s->handle);
     free(s);
 }
 
@@ -75,20 +76,55 @@ void slc_cuda_attention_describe(const struct slc_cuda *c, char *text, size_t le
     snprintf(text, len, "cuDNN %zu.%zu.%zu", v / 10000, v / 100 % 100, v % 100);
 }
 
+/* bf16 attention that runs many times slower than it could is not kept quiet. */
+static void say_plain(struct slc_cuda *c, int64_t S, int64_t D, const char *why)
+{
+    if (c->attention && !c->attention->said)
+        fprintf(stderr, "sluice: attention in bf16 of %lld tokens, heads of %lld, runs on the "
+                        "plain kernel, which is slow: %s\n",
+                (long long)S, (long long)D, why);
+    if (c->attention)
+        c->attention->said = true;
+}
+
+static struct entry *new_entry(struct slc_cuda_attention *s)
+{
+    if (s->n == s->room) {
+        const int room = s->room ? 2 * s->room : 256;
+        struct entry *more = realloc(s->entry, (size_t)room * sizeof(*more));
+
+        if (!more)
+            return NULL;
+        s->entry = more;
+        s->room = room;
+    }
+    return &s->entry[s->n++];
+}
+
+/* Valid until the next call. NULL: cuDNN cannot. */
 static struct slc_sdpa_plan *plan_of(struct slc_cuda *c, const struct slc_sdpa_shape *shape)
 {
     struct slc_cuda_attention *s = state(c);
+    struct slc_err e = SLC_ERR_INIT;
 
     if (!s)
         return NULL;
+    if (!s->handle) {
+        say_plain(c, shape->S, shape->D, "cuDNN does not start");
+        return NULL;
+    }
     for (int i = 0; i < s->n; i++)
         if (!memcmp(&s->entry[i].shape, shape, sizeof(*shape)))
             return s->entry[i].usable ? &s->entry[i].plan : NULL;
-    if (s->n == MOST_PLANS)
+    struct entry *x = new_entry(s);
+    if (!x) {
+        say_plain(c, shape->S, shape->D, "no memory for its plan");
         return NULL;
-    struct entry *x = &s->entry[s->n++];
+    }
     x->shape = *shape;
-    x->usable = slc_sdpa_plan_make(&x->plan, shape, s->handle, NULL, NULL) == 0;
+    x->usable = slc_sdpa_plan_make(&x->plan, shape, s->handle, NULL, &e) == 0;
+    if (!x->usable)
+        say_plain(c, shape->S, shape->D, e.text);
     return x->usable ? &x->plan : NULL;
 }
 
@@ -273,8 +309,13 @@ static size_t prepare_one(struct slc_cuda *c, const struct slc_attention_backwar
 
     for (int backward = 0; backward < 2; backward++) {
         struct job j;
-        struct slc_sdpa_plan *p = job_of(&j, c, a, backward) ? plan_of(c, &j.shape) : NULL;
+        struct slc_sdpa_plan *p = NULL;
 
+        if (job_of(&j, c, a, backward))
+            p = plan_of(c, &j.shape);
+        else
+            say_plain(c, a->max_len, a->D,
+                      "cuDNN's takes heads of at most 128 in steps of 8, on Hopper");
         if (p)
             most = (size_t)slc_most((int64_t)most, (int64_t)parts_of(&j, p).end);
     }
