@@ -16,31 +16,101 @@ static int64_t slot_row(const struct slc_combine_sum_args *a, int64_t t, int64_t
     return row < (*rows)->count ? row : -1;
 }
 
+/* The record to be summed from expert rows, or NULL. */
+static const int32_t *own_record(const struct slc_combine_sum_args *a, int64_t t, int64_t s)
+{
+    const int64_t at = t * a->S + s;
+
+    if (!a->own_rows || a->slot_rank[at] != a->me)
+        return NULL;
+    return a->own_rows + (int64_t)a->slot_row[at] * a->M;
+}
+
+/* Rows that are added up in one pass: some of a token's slots. */
+struct part {
+    struct slc_weighted x;
+    int own;                /* which of them is this rank's own record, -1: none */
+    const int32_t *own_row; /* its expert rows [M] */
+};
+
 /* The token's rows from slot s on, at most SLC_WEIGHTED_ROWS of them. */
 static int64_t gather_rows(const struct slc_combine_sum_args *a, int64_t t, int64_t s,
-                           struct slc_weighted *x)
+                           struct part *p)
 {
     const struct slc_rows *rows = NULL;
 
-    for (x->n = 0; s < a->S && x->n < SLC_WEIGHTED_ROWS; s++) {
-        const int64_t row = slot_row(a, t, s, &rows);
+    p->own = -1;
+    for (p->x.n = 0; s < a->S && p->x.n < SLC_WEIGHTED_ROWS; s++) {
+        const int32_t *own = own_record(a, t, s);
+        const int64_t row = own ? -1 : slot_row(a, t, s, &rows);
 
-        if (row < 0)
+        if (own) {
+            p->own = p->x.n;
+            p->own_row = own;
+        } else if (row < 0) {
             continue;
-        x->row[x->n] = rows->data + row * rows->stride;
-        x->w[x->n++] = 1;
+        } else {
+            p->x.row[p->x.n] = rows->data + row * rows->stride;
+        }
+        p->x.w[p->x.n++] = 1;
     }
     return s;
+}
+
+/* Elements [at, at + n) of an own record, as expert_sum rounds them. */
+static void sum_own(const struct slc_combine_sum_args *a, const int32_t *own_row, int64_t at,
+                    int64_t n, float *to)
+{
+    const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
+    float buf[SLC_CPU_CHUNK], *acc = a->dtype == SLC_F32 ? to : buf;
+    struct slc_weighted x;
+    bool begin = true;
+
+    for (int64_t m = 0; m < a->M || begin; begin = false) {
+        for (x.n = 0; m < a->M && x.n < SLC_WEIGHTED_ROWS; m++) {
+            if (own_row[m] < 0)
+                continue;
+            x.row[x.n] = (const char *)a->y + (size_t)own_row[m] * bytes;
+            x.w[x.n++] = a->row_weight ? a->row_weight[own_row[m]] : 1.0f;
+        }
+        slc_weighted_add(&x, a->dtype, at, n, acc, begin);
+    }
+    slc_weighted_put(to, a->dtype, 0, n, acc, false);
+}
+
+/* acc [n] (+)= elements [at, at + n) of a part. */
+static void add_part(const struct slc_combine_sum_args *a, const struct part *p, int64_t at,
+                     int64_t n, float *acc, bool begin)
+{
+    const size_t skip = (size_t)at * slc_dtype_size(a->dtype);
+    struct slc_weighted x = {.n = p->x.n};
+    float own[SLC_CPU_CHUNK];
+
+    if (p->own < 0) {
+        slc_weighted_add(&p->x, a->dtype, at, n, acc, begin);
+        return;
+    }
+    sum_own(a, p->own_row, at, n, own);
+    for (int i = 0; i < x.n; i++) {
+        x.row[i] = i == p->own ? (const char *)own : (const char *)p->x.row[i] + skip;
+        x.w[i] = 1;
+    }
+    slc_weighted_add(&x, a->dtype, 0, n, acc, begin);
 }
 
 /* The starts of the rows of a token. */
 static void ahead(const struct slc_combine_sum_args *a, int64_t t)
 {
+    const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     const struct slc_rows *rows = NULL;
 
     for (int64_t s = 0; s < a->S; s++) {
-        const int64_t row = slot_row(a, t, s, &rows);
+        const int32_t *own = own_record(a, t, s);
+        const int64_t row = own ? -1 : slot_row(a, t, s, &rows);
 
+        for (int64_t m = 0; own && m < a->M; m++)
+            if (own[m] >= 0)
+                slc_fetch_ahead((const char *)a->y + (size_t)own[m] * bytes, bytes);
         if (row >= 0)
             slc_fetch_ahead(rows->data + row * rows->stride, (size_t)rows->stride);
     }
@@ -51,26 +121,25 @@ static void sum_token(const struct slc_combine_sum_args *a, int64_t t, bool stre
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     char *out = (char *)a->out + (size_t)t * bytes;
     const bool direct = a->dtype == SLC_F32 && !stream;
-    struct slc_weighted x;
-    const int64_t more = gather_rows(a, t, 0, &x);
+    struct part first, rest;
+    const int64_t more = gather_rows(a, t, 0, &first);
 
     if (t + 1 < a->T)
         ahead(a, t + 1);
     for (int64_t at = 0; at < a->H; at += SLC_CPU_CHUNK) {
         const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - at);
         float buf[SLC_CPU_CHUNK], *acc = direct ? (float *)out + at : buf;
-        struct slc_weighted rest;
 
         if (a->add) {
-            const float *first = slc_in(a->add, a->dtype, t * a->H + at, n, acc);
+            const float *from = slc_in(a->add, a->dtype, t * a->H + at, n, acc);
 
-            if (first != acc)
-                memcpy(acc, first, (size_t)n * sizeof(*acc));
+            if (from != acc)
+                memcpy(acc, from, (size_t)n * sizeof(*acc));
         }
-        slc_weighted_add(&x, a->dtype, at, n, acc, !a->add);
+        add_part(a, &first, at, n, acc, !a->add);
         for (int64_t s = more; s < a->S;) {
             s = gather_rows(a, t, s, &rest);
-            slc_weighted_add(&rest, a->dtype, at, n, acc, false);
+            add_part(a, &rest, at, n, acc, false);
         }
         slc_weighted_put(out, a->dtype, at, n, acc, stream);
     }
@@ -86,15 +155,20 @@ static void take_weights(const struct slc_combine_sum_args *a, int64_t t)
         if (ids[k] < 0)
             a->dweights[t * a->K + k] = 0;
     for (int64_t s = 0; s < a->S; s++) {
+        const int32_t *own = own_record(a, t, s);
         const int64_t row = slot_row(a, t, s, &rows), r = a->slot_rank[t * a->S + s];
+        const float *scalars = NULL;
         int64_t m = 0;
 
-        if (row < 0)
+        if (row < 0 && !own)
             continue;
-        const float *scalars = (const float *)(rows->scalars + row * rows->meta_stride);
+        if (!own)
+            scalars = (const float *)(rows->scalars + row * rows->meta_stride);
         for (int64_t k = 0; k < a->K; k++)
-            if (ids[k] >= a->first_expert[r] && ids[k] < a->first_expert[r + 1])
-                a->dweights[t * a->K + k] = scalars[m++];
+            if (ids[k] >= a->first_expert[r] && ids[k] < a->first_expert[r + 1]) {
+                a->dweights[t * a->K + k] = own ? a->row_scalar[own[m]] : scalars[m];
+                m++;
+            }
     }
 }
 

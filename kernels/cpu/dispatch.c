@@ -28,6 +28,8 @@ void SLC_CPU(dispatch_index)(struct slc_queue *q,
             if (owner == r)
                 continue;
             r = owner;
+            if (a->own_token && r == a->me)
+                a->own_token[a->counts[r]] = (int32_t)t;
             rank[slot] = (int32_t)r;
             row[slot++] = a->counts[r]++;
         }
@@ -103,7 +105,7 @@ void SLC_CPU(dispatch_pack)(struct slc_queue *q, const struct slc_dispatch_pack_
 
     (void)q;
     for (int64_t r = 0; r < a->R; r++)
-        bytes += a->dst[r].count * a->dst[r].stride;
+        bytes += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
     const bool stream = bytes >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->T * a->H > SLC_CPU_GRAIN)
     {

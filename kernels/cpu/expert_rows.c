@@ -11,6 +11,26 @@ static int64_t local_id(const struct slc_expert_index_args *a, int64_t j, int64_
     return ids[m] < 0 || id < 0 || id >= a->El ? -1 : id;
 }
 
+/* Where the row of record j comes from, as rec_of has it. */
+static int32_t place(const struct slc_rows *src, int64_t j)
+{
+    const int64_t own = j - src->own_first;
+
+    if (!src->own || own < 0 || own >= src->own_count)
+        return (int32_t)j;
+    return -2 - src->own_token[own];
+}
+
+/* The row that rec_of says, NULL: padding. */
+static const char *row_at(const struct slc_expert_gather_args *a, int32_t rec)
+{
+    if (rec >= 0)
+        return a->src.data + rec * a->src.stride;
+    if (rec == -1)
+        return NULL;
+    return a->src.own + (size_t)(-2 - rec) * (size_t)a->H * slc_dtype_size(a->dtype);
+}
+
 /* Counting sort on one thread: n*M small steps, two passes. */
 void SLC_CPU(expert_index)(struct slc_queue *q, const struct slc_expert_index_args *a)
 {
@@ -49,7 +69,7 @@ void SLC_CPU(expert_index)(struct slc_queue *q, const struct slc_expert_index_ar
             a->row_of[j * a->M + m] = (int32_t)at;
             if (at < 0)
                 continue;
-            a->rec_of[at] = (int32_t)j;
+            a->rec_of[at] = place(&a->src, j);
             if (a->row_weight)
                 a->row_weight[at] =
                     ((const float *)(a->src.scalars + j * a->src.meta_stride))[m];
@@ -66,12 +86,15 @@ void SLC_CPU(expert_gather)(struct slc_queue *q, const struct slc_expert_gather_
     for (int64_t i = 0; i < rows; i++) {
         char *x = (char *)a->x + (size_t)i * bytes;
 
-        if (i + 1 < rows && a->rec_of[i + 1] >= 0)
-            slc_fetch_ahead(a->src.data + a->rec_of[i + 1] * a->src.stride, bytes);
-        if (a->rec_of[i] < 0)
-            memset(x, 0, bytes);
+        const char *from = row_at(a, a->rec_of[i]);
+        const char *next = i + 1 < rows ? row_at(a, a->rec_of[i + 1]) : NULL;
+
+        if (next)
+            slc_fetch_ahead(next, bytes);
+        if (from)
+            memcpy(x, from, bytes);
         else
-            memcpy(x, a->src.data + a->rec_of[i] * a->src.stride, bytes);
+            memset(x, 0, bytes);
     }
 }
 
@@ -160,10 +183,12 @@ static void sum_record(const struct slc_expert_sum_args *a, int64_t j, bool stre
 
 void SLC_CPU(expert_sum)(struct slc_queue *q, const struct slc_expert_sum_args *a)
 {
-    const bool stream =
-        a->n * a->H * (int64_t)slc_dtype_size(a->dtype) >= SLC_STREAM_BYTES;
+    int64_t bytes = 0;
 
     (void)q;
+    for (int64_t r = 0; r < a->R; r++)
+        bytes += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
+    const bool stream = bytes >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->n * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)

@@ -14,9 +14,33 @@ static int64_t slot_row(const struct slc_combine_sum_args *a, int64_t t, int64_t
     return row < (*rows)->count ? row : -1;
 }
 
+/* The record's number when it is to be summed from expert rows, or -1. */
+static int64_t own_record(const struct slc_combine_sum_args *a, int64_t t, int64_t s)
+{
+    const int64_t at = t * a->S + s;
+
+    return a->own_rows && a->slot_rank[at] == a->me ? a->slot_row[at] : -1;
+}
+
+/* Element i of what expert_sum would have returned for own record j. */
+static double own_sum(const struct slc_combine_sum_args *a, int64_t j, int64_t i)
+{
+    double sum = 0, kept[1];
+
+    for (int64_t m = 0; m < a->M; m++) {
+        const int64_t row = a->own_rows[j * a->M + m];
+
+        if (row >= 0)
+            sum += (a->row_weight ? a->row_weight[row] : 1.0) *
+                   slc_ref_load(a->y, a->dtype, row * a->H + i);
+    }
+    slc_ref_store(kept, a->dtype, 0, sum);
+    return slc_ref_load(kept, a->dtype, 0);
+}
+
 /* The scalars of a record belong to the token's experts on that rank, ascending. */
 static void weights_of(const struct slc_combine_sum_args *a, int64_t t, int64_t r,
-                       const float *scalars)
+                       int64_t own, const float *scalars)
 {
     int64_t m = 0;
 
@@ -24,7 +48,8 @@ static void weights_of(const struct slc_combine_sum_args *a, int64_t t, int64_t 
         int32_t id = a->ids[t * a->K + k];
 
         if (id >= a->first_expert[r] && id < a->first_expert[r + 1])
-            a->dweights[t * a->K + k] = scalars[m++];
+            a->dweights[t * a->K + k] =
+                own < 0 ? scalars[m++] : a->row_scalar[a->own_rows[own * a->M + m++]];
     }
 }
 
@@ -36,9 +61,11 @@ static void one_token(const struct slc_combine_sum_args *a, int64_t t)
         double sum = a->add ? slc_ref_load(a->add, a->dtype, t * a->H + i) : 0;
 
         for (int64_t s = 0; s < a->S; s++) {
-            int64_t row = slot_row(a, t, s, &rows);
+            int64_t row = slot_row(a, t, s, &rows), own = own_record(a, t, s);
 
-            if (row >= 0)
+            if (own >= 0)
+                sum += own_sum(a, own, i);
+            else if (row >= 0)
                 sum += slc_ref_load(rows->data + row * rows->stride, a->dtype, i);
         }
         slc_ref_store(a->out, a->dtype, t * a->H + i, sum);
@@ -49,10 +76,12 @@ static void one_token(const struct slc_combine_sum_args *a, int64_t t)
         if (a->ids[t * a->K + k] < 0)
             a->dweights[t * a->K + k] = 0;
     for (int64_t s = 0; s < a->S; s++) {
-        int64_t row = slot_row(a, t, s, &rows);
+        int64_t row = slot_row(a, t, s, &rows), own = own_record(a, t, s);
 
-        if (row >= 0)
-            weights_of(a, t, a->slot_rank[t * a->S + s],
+        if (own >= 0)
+            weights_of(a, t, a->me, own, NULL);
+        else if (row >= 0)
+            weights_of(a, t, a->slot_rank[t * a->S + s], -1,
                        (const float *)(rows->scalars + row * rows->meta_stride));
     }
 }

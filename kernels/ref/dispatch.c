@@ -29,6 +29,8 @@ void slc_ref_dispatch_index(struct slc_queue *q,
                 continue;
             last = r;
             a->slot_rank[t * a->S + slot] = (int32_t)r;
+            if (a->own_token && r == a->me)
+                a->own_token[a->counts[r]] = (int32_t)t;
             a->slot_row[t * a->S + slot] = a->counts[r]++;
             slot++;
         }

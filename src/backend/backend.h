@@ -94,6 +94,7 @@ struct slc_backend {
     int row_align;     /* expert segments start at multiples of this (cpu 1, cuda 128) */
     bool host_readable; /* window memory of comm is directly usable by ops */
     bool bf16_fast; /* products of bf16 have instructions of their own, quicker than fp32 */
+    bool own_in_place; /* ops of the token exchange read a rank's own records where they are */
     bool immediate; /* an op has run when SLC_RUN returns, and its memory is the host's */
     uint64_t fetches;  /* slc_fetch calls so far */
     uint64_t allocations; /* of backend memory so far, those of ops for themselves too */

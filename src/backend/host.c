@@ -195,6 +195,7 @@ struct slc_backend *slc_backend_host_create(const char *name,
     b->calls = host_calls;
     b->row_align = 1;
     b->host_readable = true;
+    b->own_in_place = true;
     b->immediate = true;
     if (opts->threads > 0)
         omp_set_num_threads(opts->threads);

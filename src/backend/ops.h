@@ -299,6 +299,10 @@ struct slc_router_backward_args {
  * its data at data + (i-first)*stride and its M ids and M scalars at
  * ids/scalars + (i-first)*meta_stride (bytes). Windows hold data and meta in one
  * record, plain arrays have their own strides. NULL members are not touched.
+ *
+ * As src of the expert side, some records may be tokens of this rank, read where they are:
+ * of records [own_first, own_first+own_count) record i is row own_token[i-own_first] of
+ * own [.., H], and the list has only its ids and scalars. Needs own_in_place of the backend.
  */
 struct slc_rows {
     char *data;
@@ -307,6 +311,9 @@ struct slc_rows {
     char *scalars; /* float [M] */
     int64_t meta_stride;
     int32_t first, count;
+    const char *own; /* NULL: all rows are in the list */
+    const int32_t *own_token;
+    int32_t own_first, own_count;
 };
 
 /*
@@ -317,17 +324,19 @@ struct slc_rows {
  *   counts [R+E] = records to each rank, then assignments to each expert
  *   slot_rank [T,S], slot_row [T,S]: the token's records in ascending rank:
  *     which rank, and the record's number there; rank -1 past the last.
+ *   own_token [T]: the token of each record to rank `me` (NULL: not wanted; needs
+ *     own_in_place of the backend)
  * S = min(K, R).
  */
 struct slc_dispatch_index_args {
-    int32_t *counts, *slot_rank, *slot_row;
+    int32_t *counts, *slot_rank, *slot_row, *own_token;
     const int32_t *ids, *first_expert;
-    int64_t T, E, K, R, S;
+    int64_t T, E, K, R, S, me;
 };
 /*
  * For every token and slot whose record number lies in [first, first+count) of
  * dst[rank] (struct slc_rows [R] in backend memory): copy x[t] (H elements) to the
- * row's data and, if the row list has ids, the token's experts on that rank as
+ * row's data (NULL: not) and, if the row list has ids, the token's experts on that rank as
  * local ids (id - first_expert[rank]) ascending, -1 padded to M, with their
  * weights as scalars. Ranks whose dst has count 0 are skipped. Writes only the
  * bytes of the record. In backward x is the output gradient and ids is NULL.
@@ -346,7 +355,8 @@ struct slc_dispatch_pack_args {
  * expert-major, within an expert in ascending record number; expert i starts at
  * off[i], a multiple of row_align; off [El+1] int32, off[El] = rows in use
  * (padded). row_of [n,M] = the row of each (record, id), -1 for none;
- * rec_of [rows_cap] = the record (0-based) of each row, -1 for padding;
+ * rec_of [rows_cap] = the record (0-based) of each row, -1 for padding, -2 - t for token t
+ * of src.own;
  * row_weight [rows_cap] (NULL: not wanted) = its router weight, 0 for padding. load [El] int32 =
  * rows per expert without padding (acc adds). rows_cap >= n*min(M,El) plus padding.
  * base is subtracted from every id, so that plain router ids serve when R = 1.
@@ -358,8 +368,8 @@ struct slc_expert_index_args {
     int64_t El, M, rows_cap, row_align, base;
     bool acc;
 };
-/* x[i] = data of record rec_of[i] of src, zero for padding rows, for
- * i < off[El]; x [rows_cap,H]. src: as in expert_index (host struct). */
+/* x[i] = data of record rec_of[i] of src, or the token's row of src.own, zero for padding
+ * rows, for i < off[El]; x [rows_cap,H]. src: as in expert_index (host struct). */
 struct slc_expert_gather_args {
     void *x;
     struct slc_rows src;
@@ -415,6 +425,11 @@ struct slc_expert_sum_args {
  * dweights [T,K] is not NULL, it gets the scalars of those rows: the token's
  * experts on a rank in ascending id; 0 where an id is -1. Tokens without slots:
  * out = add (or 0). Slots outside the lists (another round's) are passed over.
+ *
+ * own_rows [.., M] (NULL: none; needs own_in_place of the backend): what expert_sum would
+ * have written for record j of rank `me` is computed here from y, row_weight and row_scalar,
+ * own_rows being row_of from this rank's first record on: the same bits. src[me] is empty
+ * then.
  */
 struct slc_combine_sum_args {
     void *out;
@@ -422,7 +437,10 @@ struct slc_combine_sum_args {
     const void *add;
     const struct slc_rows *src;
     const int32_t *ids, *slot_rank, *slot_row, *first_expert;
-    int64_t T, H, K, R, S, M;
+    const int32_t *own_rows;
+    const void *y;
+    const float *row_weight, *row_scalar;
+    int64_t T, H, K, R, S, M, me;
     enum slc_dtype dtype;
 };
 

@@ -247,6 +247,7 @@ struct slc_backend *slc_backend_strict_create(const struct slc_backend_options *
     s->base.calls = strict_calls;
     s->base.row_align = 1;
     s->base.host_readable = true;
+    s->base.own_in_place = true;
     slc_ops_ref(&s->ref);
     slc_strict_fill(&s->base.ops);
     slc_strict_memory_init(&s->memory);

@@ -59,6 +59,7 @@ static void layout(struct bench *x, struct slc_arena *device, struct slc_arena *
     s->counts = slc_arena_take(device, "routing", (R + (size_t)n->E) * 4);
     s->slot_rank = slc_arena_take(device, "routing", T * (size_t)n->S * 4);
     s->slot_row = slc_arena_take(device, "routing", T * (size_t)n->S * 4);
+    s->own_token = slc_arena_take(device, "routing", T * 4);
     s->off = slc_arena_take(device, "routing", (size_t)(n->El_max + 1) * 4);
     s->row_of = slc_arena_take(device, "routing", (size_t)(n->cap * n->M) * 4);
     s->rec_of = slc_arena_take(device, "routing", rows * 4);
@@ -122,20 +123,28 @@ static int open_size(struct bench *x, long long bytes, struct slc_err *e)
     return x->dispatch ? 0 : -1;
 }
 
-/* Reads the records in the window expert by expert. */
+/* Where the expert-row pointers say that a row is: in the window, or where it was made. */
+static const char *row_at(const struct bench *x, const struct slc_rows *view, int32_t row)
+{
+    const int32_t rec = x->saved.rec_of[row];
+
+    if (rec >= 0)
+        return view->data + rec * view->stride;
+    return view->own + (size_t)(-2 - rec) * x->shape.row_bytes;
+}
+
+/* Reads the records expert by expert. */
 static double consume(const struct bench *x, const struct slc_rows *view)
 {
     const struct slc_moe_saved *s = &x->saved;
-    double sum = 0;
-
     const int32_t all = s->off[x->shape.El];
+    double sum = 0;
 
     for (int64_t i = 0; i < x->shape.El; i++)
         for (int32_t row = s->off[i]; row < s->off[i + 1]; row++) {
             if (row + 1 < all)
-                bench_ahead(view->data + s->rec_of[row + 1] * view->stride);
-            sum += (double)(x->shape.first + i + 1) *
-                   bench_sum(&x->c, view->data + s->rec_of[row] * view->stride);
+                bench_ahead(row_at(x, view, row + 1));
+            sum += (double)(x->shape.first + i + 1) * bench_sum(&x->c, row_at(x, view, row));
         }
     return sum;
 }
@@ -250,20 +259,31 @@ static int slowest(struct bench *x, double *t, int64_t *us100, struct slc_err *e
     return slc_allreduce_max(x->g, us100, e);
 }
 
-/* Bytes read and written per rank, over two: what memcpy would have to copy. */
+/*
+ * Bytes read and written per rank, over two: what memcpy would have to copy. There: tokens
+ * made, records that leave packed (of own ones only what goes along), rows read for every
+ * expert. Back: results made and read, records that leave summed and read by their source,
+ * tokens written and read. Own results take that way, too, in a plan of several rounds.
+ */
 static void passes(const struct bench *x, double *there, double *back)
 {
     const struct slc_moe_shape *n = &x->shape;
-    const double tokens = (double)n->T * (double)n->row_bytes;
-    const double rows = tokens * (double)n->K;
-    double records = 0;
+    const double row = (double)n->row_bytes, meta = (double)n->meta_x;
+    const double tokens = (double)n->T * row, rows = tokens * (double)n->K;
+    double records = 0, away = 0;
 
-    for (int i = 0; i < n->R * n->R; i++)
-        records += x->saved.plan[i / n->R * (n->R + n->E) + i % n->R];
+    for (int i = 0; i < n->R * n->R; i++) {
+        const int32_t count = x->saved.plan[i / n->R * (n->R + n->E) + i % n->R];
+
+        records += count;
+        away += i / n->R == i % n->R ? 0 : count;
+    }
     records /= n->R;
-    *there = (tokens + tokens + records * (double)(n->row_bytes + n->meta_x) + rows) / 2;
-    *back = (rows + rows + records * (double)n->row_bytes +
-             records * (double)n->row_bytes + tokens + tokens) / 2;
+    away /= n->R;
+    *there = (tokens + 2 * away * row + records * meta + rows) / 2;
+    if (x->saved.rounds > 1)
+        away = records;
+    *back = (rows + rows + 2 * away * row + tokens + tokens) / 2;
 }
 
 /* What the rows really took: a peer may be far without --far. */

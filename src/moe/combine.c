@@ -2,7 +2,8 @@
 #include "moe/dispatch_private.h"
 
 /*
- * The way back: one row per record into the combine window of its source. Near sources are
+ * The way back: one row per record into the combine window of its source; this rank's own
+ * are summed where the source adds rows up. Near sources are
  * summed straight into it, far ones in chunks into staging, put from there while they are
  * still in the cache.
  */
@@ -50,14 +51,8 @@ int slc_combine_advance(struct slc_dispatch *d, struct slc_flight *f, struct slc
     return 0;
 }
 
-/* What is summed of a round: rows of y and what they are multiplied by. */
-struct sums {
-    const void *y;
-    const float *weight, *scalar;
-};
-
 /* Enqueue the sums of n records from `first` of the round on; lists [R] of host_rows. */
-static void sum(struct slc_dispatch *d, struct slc_flight *f, const struct sums *x,
+static void sum(struct slc_dispatch *d, struct slc_flight *f, const struct slc_sums *x,
                 int64_t first, int64_t count, int R)
 {
     const struct slc_moe_shape *n = d->n;
@@ -69,28 +64,33 @@ static void sum(struct slc_dispatch *d, struct slc_flight *f, const struct sums 
     slc_event_record(f->summed_event, f->q);
 }
 
-/* Sums for all near sources, this rank among them. */
-static void sum_near(struct slc_dispatch *d, struct slc_flight *f, const struct sums *x)
+/* Sums for all near sources, this rank among them unless it needs none. */
+static void sum_near(struct slc_dispatch *d, struct slc_flight *f, const struct slc_sums *x)
 {
     const struct slc_moe_shape *n = d->n;
+    int32_t all = 0;
 
     for (int r = 0; r < n->R; r++) {
         struct slc_span span = slc_plan_from(&f->plan, r, f->summed - 1);
         struct slc_rows *to = &f->host_rows[r];
 
         *to = (struct slc_rows){0};
-        if (!d->near[r] || span.count == 0)
+        if (!d->near[r] || span.count == 0 || slc_own_returns_in_place(d, f, r))
             continue;
+        all += span.count;
         slc_rows_place(d, to, d->near[r] + f->combine,
                        x->scalar ? d->near[r] + slc_combine_meta(d, f) : NULL, n->meta_s,
                        f->plan.away[r] + span.first, span.count);
         to->first = span.row;
     }
-    sum(d, f, x, 0, slc_plan_rows(&f->plan, f->summed - 1), n->R);
+    if (all > 0)
+        sum(d, f, x, 0, slc_plan_rows(&f->plan, f->summed - 1), n->R);
+    else
+        slc_event_record(f->summed_event, f->q);
 }
 
 /* Sums for a far source, chunk by chunk. */
-static int sum_far(struct slc_dispatch *d, struct slc_flight *f, const struct sums *x, int r,
+static int sum_far(struct slc_dispatch *d, struct slc_flight *f, const struct slc_sums *x, int r,
                    struct slc_err *e)
 {
     const struct slc_moe_shape *n = d->n;
@@ -124,7 +124,7 @@ int slc_combine_post(struct slc_dispatch *d, int slot, const void *y,
                      const float *row_weight, const float *row_scalar,
                      struct slc_err *e)
 {
-    const struct sums x = {y, row_weight, row_scalar};
+    const struct slc_sums x = {y, row_weight, row_scalar};
     struct slc_flight *f = &d->flight[slot];
     struct slc_wait wait = {0};
 
@@ -134,6 +134,7 @@ int slc_combine_post(struct slc_dispatch *d, int slot, const void *y,
     f->summed++;
     f->summing = true;
     f->asked = false;
+    f->sums = x;
     sum_near(d, f, &x);
     for (int j = 1; j < d->n->R; j++) {
         int r = (d->n->me + j) % d->n->R;
@@ -166,6 +167,7 @@ int slc_combine_finish(struct slc_dispatch *d, int slot, void *out, const void *
     const struct slc_moe_shape *n = d->n;
     struct slc_flight *f = &d->flight[slot];
     char *local = slc_window_local(d->window);
+    const int32_t *own = NULL;
     struct slc_wait wait = {0};
     int here;
 
@@ -178,11 +180,17 @@ int slc_combine_finish(struct slc_dispatch *d, int slot, void *out, const void *
         slc_rows_place(d, &f->host_rows[r], local + f->combine,
                        dweights ? local + slc_combine_meta(d, f) : NULL, n->meta_s,
                        f->plan.home[r], f->plan.sent[r]);
+    if (slc_own_returns_in_place(d, f, n->me)) {
+        own = f->s->row_of + (int64_t)slc_plan_from(&f->plan, n->me, 0).row * n->M;
+        f->host_rows[n->me].count = 0;
+    }
     slc_upload(f->q, f->home_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
     SLC_RUN(f->q, combine_sum, .out = out, .dweights = dweights, .add = add,
             .src = f->home_rows, .ids = f->s->ids, .slot_rank = f->s->slot_rank,
-            .slot_row = f->s->slot_row, .first_expert = d->first_expert, .T = n->T,
-            .H = n->H, .K = n->K, .R = n->R, .S = n->S, .M = n->M, .dtype = n->dtype);
+            .slot_row = f->s->slot_row, .first_expert = d->first_expert, .own_rows = own,
+            .y = f->sums.y, .row_weight = f->sums.weight, .row_scalar = f->sums.scalar,
+            .T = n->T, .H = n->H, .K = n->K, .R = n->R, .S = n->S, .M = n->M, .me = n->me,
+            .dtype = n->dtype);
     slc_event_record(f->combined, f->q);
     f->active = false;
     return 0;

@@ -32,6 +32,9 @@
  * A signal line holds only every second number of its kind, and the next one on a line
  * is posted only after the previous was seen, so signals cannot overtake each other.
  *
+ * Where ops can (own_in_place of the backend) a rank's own records do not travel: their
+ * rows are read from x and d_out, and results of a plan of one round from y.
+ *
  * A layer whose plan needs one round keeps its expert-major rows; one that needs more
  * sends tokens and gradients again in backward, alternating (tokens, gradients) uses.
  */
@@ -60,14 +63,16 @@ int slc_dispatch_post(struct slc_dispatch *d, int slot, struct slc_queue *q,
                       struct slc_err *e);
 /* 1 when the next use to read is here, 0 not yet, -1 failure. Never blocks. */
 int slc_dispatch_test(struct slc_dispatch *d, int slot, struct slc_err *e);
-/* Wait for the next use; view: its records in the window (s->rounds is set by now). */
+/* Wait for the next use; view: its records, in the window and own ones where they are
+ * (s->rounds is set by now). */
 int slc_dispatch_finish(struct slc_dispatch *d, int slot, struct slc_rows *view,
                         struct slc_err *e);
 /* All reads of the use are on the queue: it may be overwritten once they ran. */
 void slc_dispatch_release(struct slc_dispatch *d, int slot);
 
-/* Send back the rows of the round read last: row_weight, row_scalar as in expert_sum.
- * y may be overwritten by later work on the queue. */
+/* Send back the rows of the round read last: row_weight, row_scalar as in expert_sum. With
+ * a plan of one round they and y stay unchanged until combine is finished; else later work
+ * on the queue may overwrite them. */
 int slc_combine_post(struct slc_dispatch *d, int slot, const void *y,
                      const float *row_weight, const float *row_scalar,
                      struct slc_err *e);

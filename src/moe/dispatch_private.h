@@ -34,11 +34,18 @@ struct slc_returning {
     char *rows;           /* count rows, then their scalars */
 };
 
+/* What is summed of a round: rows of y and what they are multiplied by. */
+struct slc_sums {
+    const void *y;
+    const float *weight, *scalar;
+};
+
 /* One exchange in flight. */
 struct slc_flight {
     struct slc_queue *q;
     struct slc_moe_saved *s;
     const void *x, *d_out;
+    struct slc_sums sums; /* of the last round */
     struct slc_plan plan;
     uint64_t n;                /* number of this exchange, from 1 */
     uint64_t base;             /* uses before it */
@@ -95,6 +102,19 @@ static inline int slc_use_round(const struct slc_flight *f, int i)
 static inline bool slc_use_has_grad(const struct slc_flight *f, int i)
 {
     return f->d_out && (f->plan.rounds == 1 || i % 2 == 1);
+}
+
+/* True when the rows of records to r stay where they are, because r is this rank. */
+static inline bool slc_own_in_place(const struct slc_dispatch *d, int r)
+{
+    return r == d->n->me && d->o.backend->own_in_place;
+}
+/* ... and when their results do: until combine is finished y is then in use, which the
+ * next round would overwrite. */
+static inline bool slc_own_returns_in_place(const struct slc_dispatch *d,
+                                            const struct slc_flight *f, int r)
+{
+    return slc_own_in_place(d, r) && f->plan.rounds == 1;
 }
 
 /* Offsets in the window, the same on all members. */

@@ -145,8 +145,10 @@ int slc_dispatch_post(struct slc_dispatch *d, int slot, struct slc_queue *q,
         use_plan(d, f);
     } else {
         SLC_RUN(q, dispatch_index, .counts = s->counts, .slot_rank = s->slot_rank,
-                .slot_row = s->slot_row, .ids = s->ids, .first_expert = d->first_expert,
-                .T = n->T, .E = n->E, .K = n->K, .R = n->R, .S = n->S);
+                .slot_row = s->slot_row,
+                .own_token = d->o.backend->own_in_place ? s->own_token : NULL,
+                .ids = s->ids, .first_expert = d->first_expert, .T = n->T, .E = n->E,
+                .K = n->K, .R = n->R, .S = n->S, .me = n->me);
         if (slc_fetch(q, s->plan + n->me * (n->R + n->E), s->counts,
                       (size_t)(n->R + n->E) * sizeof(int32_t), e) < 0)
             return -1;
@@ -204,6 +206,14 @@ int slc_dispatch_finish(struct slc_dispatch *d, int slot, struct slc_rows *view,
     slc_rows_place(d, view, local + slc_half_offset(d, f, use),
                    grad ? NULL : local + slc_half_meta(d, f, use), d->n->meta_x, 0,
                    slc_plan_rows(&f->plan, slc_use_round(f, f->taken)));
+    if (d->o.backend->own_in_place) {
+        struct slc_span own = slc_plan_from(&f->plan, d->n->me, slc_use_round(f, f->taken));
+
+        view->own = grad ? f->d_out : f->x;
+        view->own_token = f->s->own_token + own.first;
+        view->own_first = own.row;
+        view->own_count = own.count;
+    }
     return 0;
 }
 

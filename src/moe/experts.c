@@ -1,6 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "moe/experts.h"
 
+void slc_experts_carve_results(struct slc_experts *x, bool training,
+                               struct slc_arena *device)
+{
+    const struct slc_moe_shape *s = x->shape;
+    size_t rows = (size_t)s->rows_cap, H = (size_t)s->H;
+
+    x->y = slc_arena_take(device, "moe scratch", rows * H * slc_dtype_size(s->dtype));
+    x->dweight = NULL;
+    if (training)
+        x->dweight = slc_arena_take(device, "moe scratch", rows * sizeof(float));
+}
+
 void slc_experts_carve(struct slc_experts *x, const struct slc_moe_shape *s,
                        bool training, struct slc_arena *device)
 {
@@ -8,15 +20,13 @@ void slc_experts_carve(struct slc_experts *x, const struct slc_moe_shape *s,
     size_t F = (size_t)s->F, H = (size_t)s->H;
 
     x->shape = s;
-    x->y = slc_arena_take(device, "moe scratch", rows * H * ds);
+    slc_experts_carve_results(x, training, device);
     x->a = slc_arena_take(device, "moe scratch", rows * F * ds);
     x->load =
         slc_arena_take(device, "moe scratch", (size_t)s->El_max * sizeof(int32_t));
     x->x = x->h = x->aw = NULL;
-    x->dweight = NULL;
     if (training) {
         x->aw = slc_arena_take(device, "moe scratch", rows * F * ds);
-        x->dweight = slc_arena_take(device, "moe scratch", rows * sizeof(float));
     } else {
         x->x = slc_arena_take(device, "moe scratch", rows * H * ds);
         x->h = slc_arena_take(device, "moe scratch", rows * 2 * F * ds);

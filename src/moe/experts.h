@@ -11,8 +11,8 @@
  * exchange, or with ep = 1 the tokens themselves.
  *
  * In s: x [rows_cap, H], h [rows_cap, 2F] and the row index. Scratch, shared by all
- * layers and both slots: y [rows_cap, H], a and aw [rows_cap, F], dweight [rows_cap].
- * It is in use from load (or load_grad) until what reads y is on the queue.
+ * layers: a and aw [rows_cap, F] by both slots, y [rows_cap, H] and dweight [rows_cap] of
+ * each. It is in use from load (or load_grad) until what reads y is on the queue.
  */
 struct slc_experts {
     const struct slc_moe_shape *shape;
@@ -24,6 +24,10 @@ struct slc_experts {
 
 void slc_experts_carve(struct slc_experts *x, const struct slc_moe_shape *s,
                        bool training, struct slc_arena *device);
+/* Only y and dweight of a further slot: combine may read those of one slot while experts
+ * work on the other. */
+void slc_experts_carve_results(struct slc_experts *x, bool training,
+                               struct slc_arena *device);
 int slc_experts_prepare(const struct slc_experts *x, struct slc_backend *b,
                         bool training, struct slc_err *e);
 

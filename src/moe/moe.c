@@ -14,7 +14,7 @@ struct slc_moe {
     struct slc_moe_options o;
     struct slc_moe_shape shape;
     struct slc_router router;
-    struct slc_experts experts;
+    struct slc_experts experts[2]; /* of each slot; they differ in y and dweight */
     struct slc_dispatch *dispatch; /* NULL with ep = 1 */
     float *dweights[2];            /* [T, K] of each slot, scratch of backward */
     struct slc_rows *own_rows;     /* [1] device: where results go with ep = 1 */
@@ -30,7 +30,10 @@ static void layout(struct slc_moe *m, struct slc_arena *a)
     const struct slc_moe_shape *n = &m->shape;
 
     slc_router_carve(&m->router, n, m->o.renorm, m->o.training, a);
-    slc_experts_carve(&m->experts, n, m->o.training, a);
+    slc_experts_carve(&m->experts[0], n, m->o.training, a);
+    m->experts[1] = m->experts[0];
+    if (m->o.slots > 1 && n->R > 1) /* combine of the other slot may still read y */
+        slc_experts_carve_results(&m->experts[1], m->o.training, a);
     for (int i = 0; i < m->o.slots && m->o.training; i++)
         m->dweights[i] =
             slc_arena_take(a, "moe scratch", (size_t)(n->T * n->K) * sizeof(float));
@@ -73,7 +76,7 @@ struct slc_moe *slc_moe_create(const struct slc_moe_options *o, struct slc_err *
     slc_arena_carve(&a, m->device);
     layout(m, &a);
     if (slc_router_prepare(&m->router, o->backend, o->pools, e) < 0 ||
-        slc_experts_prepare(&m->experts, o->backend, o->training, e) < 0 ||
+        slc_experts_prepare(&m->experts[0], o->backend, o->training, e) < 0 ||
         make_dispatch(m, e) < 0)
         goto err_device;
     slc_arena_measure(&m->table);
@@ -110,8 +113,8 @@ static void carve_rows(const struct slc_moe *m, struct slc_moe_saved *s,
     s->row_of = slc_arena_take(a, "moe routing", (size_t)(n->cap * n->M) * i4);
     s->rec_of = slc_arena_take(a, "moe routing", rows * i4);
     s->row_weight = slc_arena_take(a, "moe routing", rows * sizeof(float));
-    s->x = m->experts.x;
-    s->h = m->experts.h;
+    s->x = m->experts[0].x;
+    s->h = m->experts[0].h;
     if (m->o.training) {
         s->x = slc_arena_take(a, "moe rows", rows * (size_t)n->H * ds);
         s->h = slc_arena_take(a, "moe rows", rows * 2 * (size_t)n->F * ds);
@@ -137,6 +140,7 @@ void slc_moe_saved_carve(const struct slc_moe *m, struct slc_moe_saved *s,
     if (m->dispatch) {
         s->slot_rank = slc_arena_take(device, "moe routing", T * (size_t)n->S * i4);
         s->slot_row = slc_arena_take(device, "moe routing", T * (size_t)n->S * i4);
+        s->own_token = slc_arena_take(device, "moe routing", T * i4);
         s->plan = slc_arena_take(host, "moe plan", R * (R + E) * i4);
     }
     carve_rows(m, s, device);
@@ -259,11 +263,11 @@ static void release(struct slc_moe *m, int slot)
 static void forward_round(struct slc_moe *m, int slot)
 {
     const struct slc_moe_call *c = &m->call[slot];
-    int32_t *load = m->dispatch ? m->experts.load : c->saved->counts + 1;
+    int32_t *load = m->dispatch ? m->experts[slot].load : c->saved->counts + 1;
 
-    slc_experts_load(&m->experts, c->queue, c->saved, &m->view[slot], load);
+    slc_experts_load(&m->experts[slot], c->queue, c->saved, &m->view[slot], load);
     release(m, slot);
-    slc_experts_forward(&m->experts, c->queue, c->saved, c->weights);
+    slc_experts_forward(&m->experts[slot], c->queue, c->saved, c->weights);
 }
 
 static int backward_round(struct slc_moe *m, int slot, struct slc_err *e)
@@ -271,16 +275,16 @@ static int backward_round(struct slc_moe *m, int slot, struct slc_err *e)
     const struct slc_moe_call *c = &m->call[slot];
 
     if (c->saved->rounds > 1) { /* X and H were not kept: the tokens came once more */
-        slc_experts_load(&m->experts, c->queue, c->saved, &m->view[slot],
-                         m->experts.load);
+        slc_experts_load(&m->experts[slot], c->queue, c->saved, &m->view[slot],
+                         m->experts[slot].load);
         release(m, slot);
-        slc_experts_up(&m->experts, c->queue, c->saved, c->weights);
+        slc_experts_up(&m->experts[slot], c->queue, c->saved, c->weights);
         if (slc_moe_dispatch_finish(m, slot, e) < 0)
             return -1;
     }
-    slc_experts_load_grad(&m->experts, c->queue, c->saved, &m->view[slot]);
+    slc_experts_load_grad(&m->experts[slot], c->queue, c->saved, &m->view[slot]);
     release(m, slot);
-    slc_experts_backward(&m->experts, c->queue, c->saved, c->weights, c->grads);
+    slc_experts_backward(&m->experts[slot], c->queue, c->saved, c->weights, c->grads);
     return 0;
 }
 
@@ -317,10 +321,10 @@ static void own_sum(struct slc_moe *m, int slot)
     if (c->d_out)
         to.scalars = (char *)m->dweights[slot];
     slc_upload(c->queue, m->own_rows, &to, sizeof(to));
-    SLC_RUN(c->queue, expert_sum, .dst = m->own_rows, .y = m->experts.y,
+    SLC_RUN(c->queue, expert_sum, .dst = m->own_rows, .y = m->experts[slot].y,
             .add = c->d_out ? NULL : c->add,
             .row_weight = c->d_out ? NULL : c->saved->row_weight,
-            .row_scalar = c->d_out ? m->experts.dweight : NULL,
+            .row_scalar = c->d_out ? m->experts[slot].dweight : NULL,
             .row_of = c->saved->row_of, .n = n->T, .H = n->H, .M = n->M, .R = 1,
             .dtype = n->dtype);
 }
@@ -332,9 +336,9 @@ int slc_moe_combine_post(struct slc_moe *m, int slot, struct slc_err *e)
     int rc = 0;
 
     if (m->dispatch)
-        rc = slc_combine_post(m->dispatch, slot, m->experts.y,
+        rc = slc_combine_post(m->dispatch, slot, m->experts[slot].y,
                               c->d_out ? NULL : c->saved->row_weight,
-                              c->d_out ? m->experts.dweight : NULL, e);
+                              c->d_out ? m->experts[slot].dweight : NULL, e);
     else
         own_sum(m, slot);
     exchange_ends(m, slot, span);

@@ -48,6 +48,7 @@ struct slc_moe_saved {
     float *weights;                /* [T, K] */
     float *probs, *lse;            /* [T, E], [T] */
     int32_t *slot_rank, *slot_row; /* [T, S], ep > 1 */
+    int32_t *own_token;  /* [T]: as in dispatch_index, ep > 1 */
     int32_t *counts;     /* [R + E]: records to each rank, assignments to each expert */
     int32_t *pool_count; /* [pools, E] */
     float *pool_prob;    /* [pools, E] */

@@ -4,7 +4,8 @@
 #include "moe/dispatch_private.h"
 
 /*
- * Token rows and gradient rows on their way out. Near members are packed straight into
+ * Token rows and gradient rows on their way out. Of this rank's own records only ids and
+ * weights are written: their rows are read where they are. Near members are packed straight into
  * their window. With far members tokens are packed in chunks into staging and put from
  * there while they are still in the cache; staging is used again from its start once all
  * puts are done.
@@ -153,7 +154,7 @@ static int pack(struct slc_dispatch *d, struct slc_flight *f, int i)
     for (int r = 0; r < n->R; r++) {
         struct slc_span p = part(d, f, slc_use_round(f, i), f->chunk, r);
 
-        all += p.count;
+        all += grad && slc_own_in_place(d, r) ? 0 : p.count;
         bytes += d->near[r] ? 0 : staged(d, p.count, meta);
     }
     if (all == 0) {
@@ -174,6 +175,8 @@ static int pack(struct slc_dispatch *d, struct slc_flight *f, int i)
         }
         slc_rows_place(d, to, rows, meta_at, n->meta_x, d->near[r] ? p.row : 0, p.count);
         to->first = p.first;
+        if (slc_own_in_place(d, r))
+            to->data = NULL;
         at += d->near[r] ? 0 : staged(d, p.count, meta);
     }
     slc_upload(f->q, f->pack_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
