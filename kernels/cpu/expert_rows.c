@@ -146,7 +146,7 @@ static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out, b
 }
 
 /* The starts of the rows of a record, and the page its sum goes to. */
-static void ahead(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
+static void ahead(const struct slc_expert_sum_args *a, int64_t j, bool stream)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     const struct slc_rows *d = holder(a->dst, a->R, j);
@@ -157,19 +157,20 @@ static void ahead(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
         if (a->row_of[j * a->M + m] >= 0)
             slc_fetch_ahead((const char *)a->y + (size_t)a->row_of[j * a->M + m] * bytes,
                             bytes);
-    slc_write_ahead(d->data + (j - d->first) * d->stride, bytes, all);
+    if (stream)
+        slc_fetch_ahead(d->data + (j - d->first) * d->stride, 1);
 }
 
-static void sum_record(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
+static void sum_record(const struct slc_expert_sum_args *a, int64_t j, bool stream)
 {
     const struct slc_rows *d = holder(a->dst, a->R, j);
 
     if (!d)
         return;
     if (j + 1 < a->n)
-        ahead(a, j + 1, all);
+        ahead(a, j + 1, stream);
     if (d->data)
-        sum_row(a, j, d->data + (j - d->first) * d->stride, all >= SLC_STREAM_BYTES);
+        sum_row(a, j, d->data + (j - d->first) * d->stride, stream);
     if (!a->row_scalar || !d->scalars)
         return;
     float *scalars = (float *)(d->scalars + (j - d->first) * d->meta_stride);
@@ -182,17 +183,17 @@ static void sum_record(const struct slc_expert_sum_args *a, int64_t j, int64_t a
 
 void SLC_CPU(expert_sum)(struct slc_queue *q, const struct slc_expert_sum_args *a)
 {
-    int64_t all = 0;
+    int64_t bytes = 0;
 
     (void)q;
     for (int64_t r = 0; r < a->R; r++)
-        all += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
-    const bool stream = all >= SLC_STREAM_BYTES;
+        bytes += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
+    const bool stream = bytes >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->n * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < a->n; j++)
-            sum_record(a, j, all);
+            sum_record(a, j, stream);
         if (stream)
             slc_stream_end();
     }

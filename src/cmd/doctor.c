@@ -171,6 +171,9 @@ static int check_paths(struct slc_world *w, struct slc_err *e)
     rc = 0;
     if (slc_world_rank(w) == 0)
         ok("exchange", line);
+    if (slc_world_rank(w) == 0 && strstr(line, "message (tcp)") &&
+        getenv("UCX_TCP_RX_SEG_SIZE"))
+        ok("UCX_TCP_RX_SEG_SIZE", getenv("UCX_TCP_RX_SEG_SIZE"));
     for (int r = 0; slc_world_rank(w) == 0 && r < size && r < PATH_ROWS; r++)
         printf("        rank %-3d on %-12s %s\n", r, slc_world_host(w, r), rows[r]);
 out:

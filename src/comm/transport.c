@@ -44,9 +44,9 @@ void slc_ucx_prepare(void)
 {
     static const char *const names[] = {"all", "tcp"};
 
-    /* One read brings a whole chunk of a window: 64 KiB, the default, takes up to twice
-     * as long. By the environment, because the way to name it to ucp_config_modify
-     * differs between versions. */
+    /* One read brings a whole chunk of a window: 64 KiB, the default, takes up to twice as
+     * long, and 272 KiB, with room for what goes along with a chunk of rows, 5 %. By the environment, because the way to name
+     * it to ucp_config_modify differs between versions. */
     if (tls_allows(names, 2))
         setenv("UCX_TCP_RX_SEG_SIZE", "256K", 0);
 }

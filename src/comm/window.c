@@ -9,6 +9,10 @@
 #include "base/fail.h"
 #include "base/log.h"
 
+/* By messages, a put of fewer bytes waits for a signal or progress, to go with what is
+ * posted next: a message costs more than the wait. */
+#define JOIN (64u << 10)
+
 struct slc_op *slc_target_op(struct slc_target *t, size_t i)
 {
     return &t->ops[i & (t->room - 1)];
@@ -104,8 +108,6 @@ static int start_put(struct slc_target *t, size_t offset, const char *src, size_
         return 0;
     }
     w->traffic.far_bytes += bytes;
-    if (t->path == SLC_PATH_MESSAGE)
-        return slc_message_put(t, offset, src, bytes);
     struct slc_slot *slot = slc_slot_take(t);
     ucp_request_param_t param = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
@@ -173,9 +175,6 @@ static bool advance_signal(struct slc_target *t, struct slc_op *op)
                          __ATOMIC_RELEASE);
         return true;
     }
-    if (t->path == SLC_PATH_MESSAGE)
-        return t->in_flight < SLC_PUTS_IN_FLIGHT &&
-               slc_message_signal(t, op->offset, op->value) == 0;
     if (t->stage == SLC_STAGE_IDLE) {
         if (t->in_flight)
             return false;
@@ -213,23 +212,37 @@ static void flush_last(struct slc_target *t)
     }
 }
 
-static void advance(struct slc_target *t)
+void slc_target_done(struct slc_target *t, size_t i)
+{
+    t->current = SIZE_MAX;
+    slc_target_op(t, i)->kind = SLC_OP_DONE;
+    while (t->head < t->tail && slc_target_op(t, t->head)->kind == SLC_OP_DONE)
+        t->head++;
+}
+
+static void advance_puts(struct slc_target *t)
 {
     size_t i;
 
-    if (t->window->g->w->peers[t->rank].dead)
-        slc_target_lose(t, UCS_ERR_CONNECTION_RESET);
     while (!t->lost && (i = slc_order_next(t)) != SIZE_MAX) {
         struct slc_op *op = slc_target_op(t, i);
 
         t->current = i;
         if (!(op->kind == SLC_OP_PUT ? advance_put(t, op) : advance_signal(t, op)))
             break;
-        t->current = SIZE_MAX;
-        op->kind = SLC_OP_DONE;
-        while (t->head < t->tail && slc_target_op(t, t->head)->kind == SLC_OP_DONE)
-            t->head++;
+        slc_target_done(t, i);
     }
+}
+
+/* all: also what waits for company in a message. */
+static void advance(struct slc_target *t, bool all)
+{
+    if (t->window->g->w->peers[t->rank].dead)
+        slc_target_lose(t, UCS_ERR_CONNECTION_RESET);
+    if (!t->near && t->path == SLC_PATH_MESSAGE)
+        slc_message_advance(t, all);
+    else
+        advance_puts(t);
     if (!t->lost && t->head == t->tail && t->dirty)
         flush_last(t);
     count_busy(t);
@@ -243,7 +256,7 @@ int slc_windows_progress(struct slc_world *w, struct slc_err *e)
 
         for (int m = 0; win && win->busy && m < win->g->size; m++)
             if (win->targets[m].busy)
-                advance(&win->targets[m]);
+                advance(&win->targets[m], true);
     }
     return 0;
 }
@@ -338,8 +351,8 @@ static int open_target(struct slc_window *win, int i, const struct card *card,
     if (peer->same_machine && ucp_rkey_ptr(t->rkey, card->base, &mapped) != UCS_OK)
         t->path =
             SLC_PATH_MESSAGE; /* a put would be emulated and need the target's help */
-    if (t->path == SLC_PATH_MESSAGE)
-        slc_message_open(t, peer->lanes);
+    if (t->path == SLC_PATH_MESSAGE && slc_message_open(t, peer->lanes, e) < 0)
+        return -1;
     if (mapped && peer->node == w->node && !w->options.force_far)
         t->near = mapped;
     peer->chosen = t->near ? SLC_PATH_NEAR : t->path;
@@ -525,7 +538,7 @@ static int post(struct slc_target *t, const struct slc_op *op, struct slc_err *e
         return slc_peer_lost(w, t->rank, "connection lost", e);
     if ((w->options.test_seed ? slc_order_post : slc_target_push)(t, op, e) < 0)
         return -1;
-    advance(t);
+    advance(t, op->bytes >= JOIN || w->options.test_seed != 0);
     return 0;
 }
 

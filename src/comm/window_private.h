@@ -19,14 +19,20 @@ struct slc_op {
     uint64_t value;
 };
 
-/* What a message to a window says; data follows for a put. */
+#define SLC_PIECES 4
+
+/* What a message to a window says: runs of bytes, which follow one after the other, and
+ * the signal that was posted next. Only the pieces in use are sent. */
 struct slc_window_header {
     uint16_t window; /* receiver's id */
     uint16_t from;   /* sender's index in the group */
-    uint32_t signal; /* 0: data, 1: signal */
-    uint64_t offset;
-    uint64_t value; /* signal: what to store */
-    uint64_t count; /* signal: data messages sent before it */
+    uint16_t pieces;
+    uint16_t signal; /* 1: there is one */
+    uint64_t offset, value; /* of the signal */
+    uint64_t count;  /* messages with data sent so far, this one among them */
+    struct {
+        uint64_t offset, bytes;
+    } piece[SLC_PIECES];
 };
 
 struct slc_target;
@@ -35,6 +41,7 @@ struct slc_target;
 struct slc_slot {
     struct slc_target *target; /* NULL: free */
     struct slc_window_header header;
+    ucp_dt_iov_t source[SLC_PIECES];
 };
 
 /* A signal that came before the data it follows. */
@@ -51,6 +58,7 @@ struct slc_target {
     enum slc_path path;
     size_t chunk; /* most bytes of one operation */
     bool eager;   /* messages go without asking the target first */
+    int pieces;   /* most of a message */
     ucp_rkey_h rkey;
     uint64_t base; /* address over there */
     uint16_t id;   /* window id over there */
@@ -91,10 +99,11 @@ struct slc_window {
 /* --- window_message.c: windows over a lane without puts
  * ---------------------------------- */
 
-/* Decide chunk and eager of a target whose path is by messages. */
-void slc_message_open(struct slc_target *t, const char *lanes);
-int slc_message_put(struct slc_target *t, size_t offset, const void *src, size_t bytes);
-int slc_message_signal(struct slc_target *t, size_t offset, uint64_t value);
+/* Decide chunk, eager and pieces of a target whose path is by messages. */
+int slc_message_open(struct slc_target *t, const char *lanes, struct slc_err *e);
+/* Send what waits in the ring, several operations a message. all: also a message that what
+ * is posted next could still join. */
+void slc_message_advance(struct slc_target *t, bool all);
 /* Start a put of UCX from a slot: see slc_slot_take. */
 struct slc_slot *slc_slot_take(struct slc_target *t);
 /* Completion of a request whose user data is its slot. */
@@ -113,6 +122,8 @@ int slc_order_post(struct slc_target *t, const struct slc_op *op, struct slc_err
 void slc_order_drift(struct slc_window *w);
 
 struct slc_op *slc_target_op(struct slc_target *t, size_t i);
+/* Operation i is on its way for good. */
+void slc_target_done(struct slc_target *t, size_t i);
 int slc_target_push(struct slc_target *t, const struct slc_op *op, struct slc_err *e);
 void slc_target_lose(struct slc_target *t, ucs_status_t status);
 

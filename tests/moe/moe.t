@@ -19,7 +19,7 @@ mutant() {
     report "$name" $?
 }
 
-plan 49
+plan 50
 x=$bin/exchange
 some="chaos=1 seed=1 seeds=$fewer far=1 layers=3 E=7 K=2"
 ranks "alone" -n 1 $x E=10 K=4 slots=2
@@ -73,6 +73,8 @@ ranks "$fewer seeds of delayed and reordered puts, 2 ranks" -n 2 \
     $x chaos=1 seed=1 seeds=$fewer far=1 window=5 layers=3 E=5 K=2 expect=far,rounds
 ranks "$seeds seeds of delayed and reordered puts, 4 ranks" -n 4 \
     $x chaos=1 seed=1 seeds=$seeds far=1 layers=3 E=7 K=2 window=4 expect=far,rounds
+ranks "$fewer seeds, by messages over TCP" -n 4 --nodes 4 env UCX_TLS=tcp,self \
+    $x chaos=1 seed=1 seeds=$fewer layers=3 E=7 K=2 window=4 expect=far,rounds
 ranks "$fewer seeds, plans of one round, two slots" -n 4 \
     $x $some window=60 expect=far,one slots=2
 ranks "$fewer seeds, ranks that talk to few" -n 4 \

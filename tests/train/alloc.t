@@ -10,14 +10,17 @@ if ldd "$sluice" | grep -q 'lib[at]san'; then
     echo "1..0 # SKIP a sanitizer has its own malloc"
     exit 0
 fi
-echo 1..7
+echo 1..9
 
-# counted PROGRAM RANKS PATH [DTYPE]: 19 steps after the first, validations among them, calls in calls.PID
+# counted PROGRAM RANKS PATH [DTYPE]: 19 steps after the first, validations among them, calls in
+# calls.PID. PATH message: over TCP
 counted() {
+    local path=$3 tcp=()
     rm -rf r calls.*
-    COUNT_MALLOC_OUT=$tmp/calls COUNT_MALLOC_LAST=20 timeout 100 "$launch" -n "$2" env LD_PRELOAD="$counter" "$1" train \
+    [ "$path" != message ] || { path=auto tcp=(UCX_TLS=tcp,self); }
+    COUNT_MALLOC_OUT=$tmp/calls COUNT_MALLOC_LAST=20 timeout 100 "$launch" -n "$2" env LD_PRELOAD="$counter" "${tcp[@]}" "$1" train \
         "$here/run.yaml" model.config="$here/tiny.json" data.corpus="$tmp/corpus.h5" run.dir=r \
-        train.steps=20 train.global_batch=8 train.validate_every=8 moe.path="$3" \
+        train.steps=20 train.global_batch=8 train.validate_every=8 moe.path="$path" parallel.allow_tcp="$([ "$3" = message ] && echo true || echo false)" \
         run.dtype="${4:-fp32}" >log 2>&1 || return 1
     sed 's/^/# /' calls.*
     [ "$(cat calls.* | grep -c '^steps 20$')" -eq "$2" ]
@@ -28,6 +31,11 @@ own() { cat calls.* | awk -v name="$(basename "$1")" '$1 == name {n += $3} END {
 for path in auto far; do
     counted "$sluice" 4 $path && [ "$(own "$sluice")" -eq 0 ]
     result "4 ranks, path $path: the program itself allocates nothing after step 1"
+done
+for n in 2 4; do
+    counted "$sluice" $n message && [ "$(own "$sluice")" -eq 0 ] &&
+        grep -q "^exchange: message (tcp) to $((n - 1)) peer" log
+    result "$n ranks, by messages over TCP: the program itself allocates nothing after step 1"
 done
 counted "$sluice" 4 auto bf16 && [ "$(own "$sluice")" -eq 0 ]
 result "4 ranks, bf16: the program itself allocates nothing after step 1"
