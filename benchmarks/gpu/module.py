@@ -28,13 +28,6 @@ class Queue(C.Structure):
                 ("stream", C.c_void_p)]
 
 
-class Rows(C.Structure):
-    """struct slc_rows"""
-    _fields_ = [("data", C.c_void_p), ("stride", C.c_int64), ("ids", C.c_void_p),
-                ("scalars", C.c_void_p), ("meta_stride", C.c_int64), ("first", C.c_int32),
-                ("count", C.c_int32)]
-
-
 class Backend:
     """slc_backend_cuda_create, its ops by name: run("matmul", c=..., a=...)."""
 
@@ -100,25 +93,38 @@ class Oracle(Backend):
         return "kernels/ref"
 
 
+KINDS = {"int32_t": C.c_int32, "int64_t": C.c_int64, "uint64_t": C.c_uint64,
+         "float": C.c_float, "double": C.c_double, "bool": C.c_bool,
+         "enum slc_dtype": C.c_int, "enum slc_qk_norm": C.c_int}
+
+
+def fields_of(body):
+    fields = []
+    for line in body.split(";"):
+        line = " ".join(line.replace("const ", "").split())
+        if not line:
+            continue
+        kind = re.match(r"(enum \w+|struct \w+|\w+)", line).group(1)
+        for name in line[len(kind):].split(","):
+            fields.append((name.replace("*", "").strip(),
+                           C.c_void_p if "*" in name else KINDS[kind]))
+    return fields
+
+
 def read_structs(path):
-    """struct slc_OP_args of ops.h as ctypes structures."""
-    kinds = {"struct slc_rows": Rows, "int64_t": C.c_int64, "uint64_t": C.c_uint64, "float": C.c_float, "double": C.c_double,
-             "bool": C.c_bool, "enum slc_dtype": C.c_int, "enum slc_qk_norm": C.c_int}
+    """struct slc_OP_args of ops.h as ctypes structures, and struct slc_rows."""
     text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
-    out = {}
-    for op, body in re.findall(r"struct slc_(\w+)_args \{(.*?)\};", text, flags=re.S):
-        fields = []
-        for line in body.split(";"):
-            line = " ".join(line.replace("const ", "").split())
-            if not line:
-                continue
-            kind = re.match(r"(enum \w+|struct \w+|\w+)", line).group(1)
-            for name in line[len(kind):].split(","):
-                fields.append((name.replace("*", "").strip(),
-                               C.c_void_p if "*" in name else kinds[kind]))
-        if fields:
-            out[op] = type(op, (C.Structure,), {"_fields_": fields})
-    return out
+    make = lambda name, body: type(name, (C.Structure,), {"_fields_": fields_of(body)})
+    body = re.search(r"struct slc_rows \{(.*?)\};", text, flags=re.S).group(1)
+    KINDS["struct slc_rows"] = make("Rows", body)
+    return {op: make(op, body) for op, body in
+            re.findall(r"struct slc_(\w+)_args \{(.*?)\};", text, flags=re.S)}
+
+
+def Rows(data, stride, ids, scalars, meta_stride, first, count):
+    """A struct slc_rows of these, the rest zero."""
+    return KINDS["struct slc_rows"](data=data, stride=stride, ids=ids, scalars=scalars,
+                                    meta_stride=meta_stride, first=first, count=count)
 
 
 def open_backend():

@@ -103,7 +103,8 @@ def main():
     step_s = statistics.median(seconds[4:])
     print(json.dumps({
         "part": "olmoe_peer", "card": torch.cuda.get_device_name(0) if gpu else None,
-        "family": family, "compile": args.compile, "rows": args.rows,
+        "family": family, "compile": args.compile,
+        "experts": model.config._experts_implementation, "rows": args.rows,
         "torch": torch.__version__, "transformers": transformers.__version__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_s": round(args.rows * length / step_s), "step_s": round(step_s, 4),

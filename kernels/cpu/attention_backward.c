@@ -41,14 +41,11 @@ struct place {
 /* <do, o> of one query. */
 static float delta_of(const struct slc_attention_backward_args *a, int64_t t, int64_t h)
 {
-    float b1[SLC_CPU_HEAD], b2[SLC_CPU_HEAD], sum = 0;
+    float b1[SLC_CPU_HEAD], b2[SLC_CPU_HEAD];
     const float *d_o = slc_in(a->d_o, a->dtype, (t * a->NQ + h) * a->D, a->D, b1);
     const float *o = slc_in(a->o, a->dtype, (t * a->NQ + h) * a->D, a->D, b2);
 
-#pragma omp simd reduction(+ : sum)
-    for (int64_t d = 0; d < a->D; d++)
-        sum += d_o[d] * o[d];
-    return sum;
+    return slc_dot(d_o, o, a->D);
 }
 
 /* Scores and do.v of one query -> P and scale * dS; keys outside [lo, hi) zero. */

@@ -3,7 +3,8 @@
 #define SLC_KERNELS_CPU_BLOCK_H
 
 #include <stdbool.h>
-#include <stdint.h>
+
+#include "kernels/cpu/lanes.h"
 
 /*
  * Products of small blocks, for attention: oneDNN needs about a microsecond a call, as
@@ -13,14 +14,8 @@
  * (`pair`), two bf16 neighbours along K, the lower k in the lower half. K counts words.
  */
 #if defined(__AVX512F__)
-#include <immintrin.h>
-#define SLC_VL 16
 #define SLC_MR 8
-#elif defined(__AVX2__)
-#define SLC_VL 8
-#define SLC_MR 6
 #else
-#define SLC_VL 4
 #define SLC_MR 6
 #endif
 #ifdef __AVX512BF16__
@@ -28,9 +23,6 @@
 #else
 #define SLC_PAIRS 0
 #endif
-
-/* Loads and stores need no alignment. */
-typedef float slc_vec __attribute__((vector_size(4 * SLC_VL), aligned(4), may_alias));
 
 #define SLC_ALWAYS static inline __attribute__((always_inline))
 
@@ -135,24 +127,29 @@ static inline void slc_transpose16(const float *a, int64_t lda, float *t, int64_
 {
     __m512 r[16], s[16];
 
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i++)
         r[i] = _mm512_loadu_ps(a + i * lda);
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         s[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
         s[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
     }
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         r[4 * i] = _mm512_shuffle_ps(s[4 * i], s[4 * i + 2], 0x44);
         r[4 * i + 1] = _mm512_shuffle_ps(s[4 * i], s[4 * i + 2], 0xee);
         r[4 * i + 2] = _mm512_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0x44);
         r[4 * i + 3] = _mm512_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0xee);
     }
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         s[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
         s[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
         s[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
         s[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         _mm512_storeu_ps(t + i * ldt, _mm512_shuffle_f32x4(s[i], s[i + 8], 0x88));
         _mm512_storeu_ps(t + (i + 8) * ldt, _mm512_shuffle_f32x4(s[i], s[i + 8], 0xdd));

@@ -64,26 +64,27 @@ static void pack_meta(const struct slc_dispatch_pack_args *a, const struct slc_r
 }
 
 /* The start of a token's row, and the pages its records go to. */
-static void ahead(const struct slc_dispatch_pack_args *a, int64_t t, bool stream)
+static void ahead(const struct slc_dispatch_pack_args *a, int64_t t, int64_t all)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
     slc_fetch_ahead((const char *)a->x + (size_t)t * bytes, bytes);
-    for (int64_t s = 0; stream && s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
+    for (int64_t s = 0; s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
         const struct slc_rows *d = &a->dst[a->slot_rank[t * a->S + s]];
         const int64_t row = (int64_t)a->slot_row[t * a->S + s] - d->first;
 
-        if (row >= 0 && row < d->count && d->data)
-            slc_fetch_ahead(d->data + row * d->stride, 1);
+        if (row < 0 || row >= d->count || !d->data)
+            continue;
+        slc_write_ahead(d->data + row * d->stride, bytes, all);
     }
 }
 
-static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, bool stream)
+static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, int64_t all)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
     if (t + 1 < a->T)
-        ahead(a, t + 1, stream);
+        ahead(a, t + 1, all);
     for (int64_t s = 0; s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
         const int64_t r = a->slot_rank[t * a->S + s];
         const struct slc_rows *d = &a->dst[r];
@@ -93,7 +94,7 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, bool s
             continue;
         if (d->data)
             slc_store(d->data + row * d->stride, (const char *)a->x + (size_t)t * bytes,
-                      bytes, stream);
+                      bytes, all >= SLC_STREAM_BYTES);
         if (a->ids && d->ids)
             pack_meta(a, d, t, r, row);
     }
@@ -101,17 +102,17 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, bool s
 
 void SLC_CPU(dispatch_pack)(struct slc_queue *q, const struct slc_dispatch_pack_args *a)
 {
-    int64_t bytes = 0;
+    int64_t all = 0;
 
     (void)q;
     for (int64_t r = 0; r < a->R; r++)
-        bytes += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
-    const bool stream = bytes >= SLC_STREAM_BYTES;
+        all += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
+    const bool stream = all >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->T * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < a->T; t++)
-            pack_token(a, t, stream);
+            pack_token(a, t, all);
         if (stream)
             slc_stream_end();
     }

@@ -146,7 +146,7 @@ static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out, b
 }
 
 /* The starts of the rows of a record, and the page its sum goes to. */
-static void ahead(const struct slc_expert_sum_args *a, int64_t j, bool stream)
+static void ahead(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     const struct slc_rows *d = holder(a->dst, a->R, j);
@@ -157,20 +157,19 @@ static void ahead(const struct slc_expert_sum_args *a, int64_t j, bool stream)
         if (a->row_of[j * a->M + m] >= 0)
             slc_fetch_ahead((const char *)a->y + (size_t)a->row_of[j * a->M + m] * bytes,
                             bytes);
-    if (stream)
-        slc_fetch_ahead(d->data + (j - d->first) * d->stride, 1);
+    slc_write_ahead(d->data + (j - d->first) * d->stride, bytes, all);
 }
 
-static void sum_record(const struct slc_expert_sum_args *a, int64_t j, bool stream)
+static void sum_record(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
 {
     const struct slc_rows *d = holder(a->dst, a->R, j);
 
     if (!d)
         return;
     if (j + 1 < a->n)
-        ahead(a, j + 1, stream);
+        ahead(a, j + 1, all);
     if (d->data)
-        sum_row(a, j, d->data + (j - d->first) * d->stride, stream);
+        sum_row(a, j, d->data + (j - d->first) * d->stride, all >= SLC_STREAM_BYTES);
     if (!a->row_scalar || !d->scalars)
         return;
     float *scalars = (float *)(d->scalars + (j - d->first) * d->meta_stride);
@@ -183,17 +182,17 @@ static void sum_record(const struct slc_expert_sum_args *a, int64_t j, bool stre
 
 void SLC_CPU(expert_sum)(struct slc_queue *q, const struct slc_expert_sum_args *a)
 {
-    int64_t bytes = 0;
+    int64_t all = 0;
 
     (void)q;
     for (int64_t r = 0; r < a->R; r++)
-        bytes += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
-    const bool stream = bytes >= SLC_STREAM_BYTES;
+        all += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
+    const bool stream = all >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->n * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < a->n; j++)
-            sum_record(a, j, stream);
+            sum_record(a, j, all);
         if (stream)
             slc_stream_end();
     }

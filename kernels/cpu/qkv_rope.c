@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/vec.h"
 
 #include <math.h>
@@ -52,13 +53,10 @@ static void clamp(float *x, int64_t n, float clip)
 
 static float squares(const void *p, enum slc_dtype t, int64_t at, int64_t n)
 {
-    float buf[SLC_CPU_HEAD], sum = 0;
+    float buf[SLC_CPU_HEAD];
     const float *x = slc_in(p, t, at, n, buf);
 
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += x[i] * x[i];
-    return sum;
+    return slc_dot(x, x, n);
 }
 
 /* Row's rstd for each head (HEAD) or the whole part (FULL). */
@@ -67,14 +65,16 @@ static void norm_part(const struct slc_qkv_rope_forward_args *a, const struct pa
 {
     const int64_t at = t * (a->NQ + 2 * a->NK) * a->D + p->at;
     float *rstd = a->rstd + t * p->rstd_n + p->rstd_at;
+    const float n = (float)a->D;
     double sum = 0;
 
     for (int64_t h = 0; h < p->heads; h++) {
-        sum += squares(a->qkv, a->dtype, at + h * a->D, a->D);
+        const float head = squares(a->qkv, a->dtype, at + h * a->D, a->D);
+
         if (a->norm == SLC_QK_NORM_FULL)
-            continue;
-        rstd[h] = (float)(1 / sqrt(sum / (double)a->D + a->eps));
-        sum = 0;
+            sum += head;
+        else
+            rstd[h] = 1 / sqrtf(head / n + a->eps);
     }
     if (a->norm == SLC_QK_NORM_FULL)
         *rstd = (float)(1 / sqrt(sum / (double)(p->heads * a->D) + a->eps));
@@ -158,7 +158,7 @@ static float unrotate(const struct slc_qkv_rope_backward_args *a, const struct p
                       float *dy, float *dw)
 {
     const int64_t D = a->D, half = D / 2;
-    float b1[SLC_CPU_HEAD], b2[SLC_CPU_HEAD], b3[SLC_CPU_HEAD], sum = 0;
+    float b1[SLC_CPU_HEAD], b2[SLC_CPU_HEAD], b3[SLC_CPU_HEAD], part[SLC_CPU_HEAD];
     const float *g = slc_in(d, a->dtype, (t * p->heads + h) * D, D, b1);
     const float *x =
         slc_in(a->qkv, a->dtype, t * (a->NQ + 2 * a->NK) * D + p->at + h * D, D, b2);
@@ -177,16 +177,16 @@ static float unrotate(const struct slc_qkv_rope_backward_args *a, const struct p
     }
     const float *w = slc_in(p->weight, a->dtype, h * p->weight_step, D, b3);
     const float rstd = a->rstd[t * p->rstd_n + p->rstd_at + (p->weight_step ? 0 : h)];
-#pragma omp simd reduction(+ : sum)
+#pragma omp simd
     for (int64_t i = 0; i < D; i++) {
         float n = x[i] * rstd, wn = n * w[i];
         float dyi = fabsf(wn) > clip ? 0.0f : dy[i];
 
         dy[i] = dyi;
         dw[i] += dyi * n;
-        sum += dyi * wn;
+        part[i] = dyi * wn;
     }
-    return sum;
+    return slc_sum(part, D);
 }
 
 /* dx from dy and the mean of dy * w * n over the norm's group. */
@@ -218,9 +218,11 @@ static void backward_part(const struct slc_qkv_rope_backward_args *a,
                           const void *d, float *dw)
 {
     const bool full = a->norm == SLC_QK_NORM_FULL;
-    float dy[SLC_CPU_HEAD], ignored[SLC_CPU_HEAD] = {0};
+    float dy[SLC_CPU_HEAD], ignored[SLC_CPU_HEAD];
     double sum = 0;
 
+    if (full)
+        memset(ignored, 0, sizeof(ignored));
     /* FULL needs the sum over all heads before any dx: dy is computed twice. */
     for (int64_t h = 0; full && h < p->heads; h++)
         sum += unrotate(a, p, t, h, r, d, dy, dw + h * a->D);

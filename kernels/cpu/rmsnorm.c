@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/vec.h"
 
 #include <math.h>
@@ -7,7 +8,7 @@
 /* Sum of squares of elements [at, at+n) of the normed row; adds the residual first. */
 static float sum_chunk(const struct slc_rmsnorm_forward_args *a, int64_t at, int64_t n)
 {
-    float b1[SLC_CPU_CHUNK], b2[SLC_CPU_CHUNK], sum = 0;
+    float b1[SLC_CPU_CHUNK], b2[SLC_CPU_CHUNK];
     const float *x = slc_in(a->x, a->dtype, at, n, b1);
 
     if (a->add) {
@@ -21,10 +22,7 @@ static float sum_chunk(const struct slc_rmsnorm_forward_args *a, int64_t at, int
         slc_round(s, a->dtype, n);
         x = s;
     }
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += x[i] * x[i];
-    return sum;
+    return slc_dot(x, x, n);
 }
 
 static void forward_row(const struct slc_rmsnorm_forward_args *a, int64_t t)
@@ -34,7 +32,7 @@ static void forward_row(const struct slc_rmsnorm_forward_args *a, int64_t t)
 
     for (int64_t i = 0; i < a->H; i += SLC_CPU_CHUNK)
         sum += sum_chunk(a, t * a->H + i, slc_min(SLC_CPU_CHUNK, a->H - i));
-    const float rstd = (float)(1 / sqrt(sum / (double)a->H + a->eps));
+    const float rstd = 1 / sqrtf((float)(sum / (double)a->H) + a->eps);
     a->rstd[t] = rstd;
     for (int64_t i = 0; i < a->H; i += SLC_CPU_CHUNK) {
         const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - i), at = t * a->H + i;
@@ -63,6 +61,29 @@ void SLC_CPU(rmsnorm_forward)(struct slc_queue *q,
         forward_row(a, t);
 }
 
+/* With p = dy * x * rstd: dw += p; returns the sum of p * w. */
+static float sum_products(const float *dy, const float *x, float rstd, const float *w,
+                          float *dw, int64_t n)
+{
+    slc_vec s = {0};
+    int64_t i = 0;
+
+    for (; i + SLC_VL <= n; i += SLC_VL) {
+        const slc_vec p = *(const slc_vec *)(dy + i) * (*(const slc_vec *)(x + i) * rstd);
+
+        *(slc_vec *)(dw + i) += p;
+        s += p * *(const slc_vec *)(w + i);
+    }
+    float sum = slc_lanes_sum(s);
+    for (; i < n; i++) {
+        const float p = dy[i] * (x[i] * rstd);
+
+        dw[i] += p;
+        sum += p * w[i];
+    }
+    return sum;
+}
+
 /* sum of g * n over a row, and dw += dy * n. */
 static double backward_sums(const struct slc_rmsnorm_backward_args *a, int64_t t,
                             float *dw)
@@ -72,20 +93,11 @@ static double backward_sums(const struct slc_rmsnorm_backward_args *a, int64_t t
 
     for (int64_t i = 0; i < a->H; i += SLC_CPU_CHUNK) {
         const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - i), at = t * a->H + i;
-        float b1[SLC_CPU_CHUNK], b2[SLC_CPU_CHUNK], b3[SLC_CPU_CHUNK], sum = 0;
+        float b1[SLC_CPU_CHUNK], b2[SLC_CPU_CHUNK], b3[SLC_CPU_CHUNK];
         const float *dy = slc_in(a->dy, a->dtype, at, n, b1);
         const float *x = slc_in(a->x, a->dtype, at, n, b2);
         const float *w = slc_in(a->w, a->dtype, i, n, b3);
-        float *d = dw + i;
-
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < n; j++) {
-            float p = dy[j] * (x[j] * rstd);
-
-            d[j] += p;
-            sum += p * w[j];
-        }
-        mean += sum;
+        mean += sum_products(dy, x, rstd, w, dw + i, n);
     }
     return mean / (double)a->H;
 }

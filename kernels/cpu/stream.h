@@ -21,6 +21,8 @@
 /* An output of so many bytes and more is streamed: several times a core's second-level
  * cache, a fair share of the third. */
 #define SLC_STREAM_BYTES (4 << 20)
+/* An output below this stays in a core's own cache. */
+#define SLC_SMALL_BYTES (256 << 10)
 
 /* Copy, dst past the caches where it is aligned to a line. */
 static inline void slc_stream(void *dst, const void *src, size_t bytes)
@@ -62,6 +64,22 @@ static inline void slc_fetch_ahead(const void *row, size_t bytes)
 {
     for (size_t at = 0; at < bytes && at < 512; at += 64)
         __builtin_prefetch((const char *)row + at);
+}
+
+/* Ask for a row that is written soon, of an output of `all` bytes. A small one is about to
+ * be in this core's cache, and its lines may be another core's: stores would fetch few of
+ * them at a time. Of a streamed one only the address translation is wanted. */
+static inline void slc_write_ahead(void *row, size_t bytes, int64_t all)
+{
+    if (all >= SLC_STREAM_BYTES)
+        slc_fetch_ahead(row, 1);
+#ifdef __x86_64__
+    for (size_t at = 0; all < SLC_SMALL_BYTES && at < bytes && at < 4096; at += 64)
+        __asm__ volatile("prefetchw %0" : : "m"(((char *)row)[at]));
+#else
+    for (size_t at = 0; all < SLC_SMALL_BYTES && at < bytes && at < 4096; at += 64)
+        __builtin_prefetch((char *)row + at, 1);
+#endif
 }
 
 /* slc_stream, or a plain copy. */

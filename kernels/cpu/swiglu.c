@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/vec.h"
 
 static int64_t rows_of(int64_t rows, const int32_t *rows_dev)
@@ -45,14 +46,14 @@ static float backward_chunk(const struct slc_swiglu_backward_args *a, int64_t r,
     float *dg = slc_out(a->dh, a->dtype, at, b1);
     float *du = slc_out(a->dh, a->dtype, at + a->F, b2);
     float *aw = a->aw ? slc_out(a->aw, a->dtype, r * a->F + f, b4) : b4;
-    float dw = 0;
+    float part[SLC_CPU_CHUNK];
 
-#pragma omp simd reduction(+ : dw)
+#pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         float s = 1.0f / (1.0f + slc_exp(-g[i])), gs = g[i] * s, act = gs * u[i];
         float wd = w * d[i];
 
-        dw += d[i] * act;
+        part[i] = d[i] * act;
         aw[i] = w * act;
         dg[i] = wd * u[i] * (s + gs * (1.0f - s));
         du[i] = wd * gs;
@@ -61,7 +62,7 @@ static float backward_chunk(const struct slc_swiglu_backward_args *a, int64_t r,
     slc_put(a->dh, a->dtype, at + a->F, n, du);
     if (a->aw)
         slc_put(a->aw, a->dtype, r * a->F + f, n, aw);
-    return dw;
+    return slc_sum(part, n);
 }
 
 void SLC_CPU(swiglu_backward)(struct slc_queue *q,
