@@ -17,6 +17,7 @@ testbed_start() { # testbed_start [--nodes N ...]; skips the file where Slurm is
         return 1
     }
     export SLURM_CONF=$TB/slurm.conf
+    unset OMP_NUM_THREADS # of the other tests; jobs have what Slurm grants
     export PATH=$top_builddir:$PATH
 }
 

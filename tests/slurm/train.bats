@@ -49,9 +49,9 @@ submit() { # submit FOLDER [argument ...]: sets id
 }
 
 ends_as() { # ends_as STATE CODE
-    wait_for 90 job_is "$id" COMPLETED FAILED SPECIAL_EXIT
-    job_is "$id" "$1" && [ "$(job_exit "$id")" -eq "$2" ] && return
-    cat ./*.log >&2
+    wait_for 90 job_is "$id" COMPLETED FAILED SPECIAL_EXIT &&
+        job_is "$id" "$1" && [ "$(job_exit "$id")" -eq "$2" ] && return
+    { scontrol show job "$id"; sinfo -N -o "%N %T %E"; tail -n 30 ./*.log slurmctld.log; } >&2
     return 1
 }
 
