@@ -58,6 +58,16 @@ float *slc_cpu_scratch(struct slc_queue *q, int64_t n);
 /* The same at set-up. */
 int slc_cpu_scratch_grow(int64_t n, struct slc_err *e);
 
+/* What an op writes to the data of lists [R]. */
+static inline int64_t slc_cpu_rows_bytes(const struct slc_rows *list, int64_t R)
+{
+    int64_t bytes = 0;
+
+    for (int64_t r = 0; r < R; r++)
+        bytes += list[r].data ? list[r].count * list[r].stride : 0;
+    return bytes;
+}
+
 /* oneDNN has products in bf16 here (AVX-512); elsewhere they go through fp32. */
 bool slc_cpu_has_bf16(void);
 

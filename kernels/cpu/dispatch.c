@@ -102,12 +102,10 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, int64_
 
 void SLC_CPU(dispatch_pack)(struct slc_queue *q, const struct slc_dispatch_pack_args *a)
 {
-    int64_t all = 0;
+    const int64_t all = slc_cpu_rows_bytes(a->dst, a->R);
+    const bool stream = all >= SLC_STREAM_BYTES;
 
     (void)q;
-    for (int64_t r = 0; r < a->R; r++)
-        all += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
-    const bool stream = all >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->T * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)

@@ -11,26 +11,6 @@ static int64_t local_id(const struct slc_expert_index_args *a, int64_t j, int64_
     return ids[m] < 0 || id < 0 || id >= a->El ? -1 : id;
 }
 
-/* Where the row of record j comes from, as rec_of has it. */
-static int32_t place(const struct slc_rows *src, int64_t j)
-{
-    const int64_t own = j - src->own_first;
-
-    if (!src->own || own < 0 || own >= src->own_count)
-        return (int32_t)j;
-    return -2 - src->own_token[own];
-}
-
-/* The row that rec_of says, NULL: padding. */
-static const char *row_at(const struct slc_expert_gather_args *a, int32_t rec)
-{
-    if (rec >= 0)
-        return a->src.data + rec * a->src.stride;
-    if (rec == -1)
-        return NULL;
-    return a->src.own + (size_t)(-2 - rec) * (size_t)a->H * slc_dtype_size(a->dtype);
-}
-
 /* Counting sort on one thread: n*M small steps, two passes. */
 void SLC_CPU(expert_index)(struct slc_queue *q, const struct slc_expert_index_args *a)
 {
@@ -69,7 +49,7 @@ void SLC_CPU(expert_index)(struct slc_queue *q, const struct slc_expert_index_ar
             a->row_of[j * a->M + m] = (int32_t)at;
             if (at < 0)
                 continue;
-            a->rec_of[at] = place(&a->src, j);
+            a->rec_of[at] = slc_rows_name(&a->src, j);
             if (a->row_weight)
                 a->row_weight[at] =
                     ((const float *)(a->src.scalars + j * a->src.meta_stride))[m];
@@ -86,8 +66,8 @@ void SLC_CPU(expert_gather)(struct slc_queue *q, const struct slc_expert_gather_
     for (int64_t i = 0; i < rows; i++) {
         char *x = (char *)a->x + (size_t)i * bytes;
 
-        const char *from = row_at(a, a->rec_of[i]);
-        const char *next = i + 1 < rows ? row_at(a, a->rec_of[i + 1]) : NULL;
+        const char *from = slc_rows_data(&a->src, a->rec_of[i], bytes);
+        const char *next = i + 1 < rows ? slc_rows_data(&a->src, a->rec_of[i + 1], bytes) : NULL;
 
         if (next)
             slc_fetch_ahead(next, bytes);
@@ -182,12 +162,10 @@ static void sum_record(const struct slc_expert_sum_args *a, int64_t j, int64_t a
 
 void SLC_CPU(expert_sum)(struct slc_queue *q, const struct slc_expert_sum_args *a)
 {
-    int64_t all = 0;
+    const int64_t all = slc_cpu_rows_bytes(a->dst, a->R);
+    const bool stream = all >= SLC_STREAM_BYTES;
 
     (void)q;
-    for (int64_t r = 0; r < a->R; r++)
-        all += a->dst[r].data ? a->dst[r].count * a->dst[r].stride : 0;
-    const bool stream = all >= SLC_STREAM_BYTES;
 #pragma omp parallel if (a->n * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)

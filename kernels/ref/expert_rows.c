@@ -14,26 +14,6 @@ static float scalar(const struct slc_expert_index_args *a, int64_t j, int64_t m)
     return ((const float *)(a->src.scalars + j * a->src.meta_stride))[m];
 }
 
-/* Where the row of record j comes from, as rec_of has it. */
-static int32_t place(const struct slc_rows *src, int64_t j)
-{
-    const int64_t own = j - src->own_first;
-
-    if (!src->own || own < 0 || own >= src->own_count)
-        return (int32_t)j;
-    return -2 - src->own_token[own];
-}
-
-/* The row that rec_of says, NULL: padding. */
-static const char *row_at(const struct slc_expert_gather_args *a, int32_t rec)
-{
-    if (rec >= 0)
-        return a->src.data + rec * a->src.stride;
-    if (rec == -1)
-        return NULL;
-    return a->src.own + (size_t)(-2 - rec) * (size_t)a->H * slc_dtype_size(a->dtype);
-}
-
 void slc_ref_expert_index(struct slc_queue *q, const struct slc_expert_index_args *a)
 {
     const int64_t n = a->src.count;
@@ -54,7 +34,7 @@ void slc_ref_expert_index(struct slc_queue *q, const struct slc_expert_index_arg
                 if (local_id(a, j, m) == e) {
                     SLC_ASSERT(row < a->rows_cap);
                     a->row_of[j * a->M + m] = (int32_t)row;
-                    a->rec_of[row] = place(&a->src, j);
+                    a->rec_of[row] = slc_rows_name(&a->src, j);
                     if (a->row_weight)
                         a->row_weight[row] = scalar(a, j, m);
                     row++;
@@ -75,7 +55,7 @@ void slc_ref_expert_gather(struct slc_queue *q, const struct slc_expert_gather_a
     for (int64_t i = 0; i < a->off[a->El]; i++) {
         char *x = (char *)a->x + (size_t)i * bytes;
 
-        const char *from = row_at(a, a->rec_of[i]);
+        const char *from = slc_rows_data(&a->src, a->rec_of[i], bytes);
 
         if (from)
             memcpy(x, from, bytes);

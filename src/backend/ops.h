@@ -3,9 +3,16 @@
 #define SLC_BACKEND_OPS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/dtype.h"
+
+#ifdef __CUDACC__
+#define SLC_OPS_INLINE static __host__ __device__ __forceinline__
+#else
+#define SLC_OPS_INLINE static inline
+#endif
 
 /*
  * The op table: what each kernel must compute. One op is one function
@@ -315,6 +322,22 @@ struct slc_rows {
     const int32_t *own_token;
     int32_t own_first, own_count;
 };
+/* What rec_of has for a row of record j of src: j, or -2 - t for token t of src->own. */
+SLC_OPS_INLINE int32_t slc_rows_name(const struct slc_rows *src, int64_t j)
+{
+    const int64_t own = j - src->own_first;
+
+    if (!src->own || own < 0 || own >= src->own_count)
+        return (int32_t)j;
+    return -2 - src->own_token[own];
+}
+/* The data of `bytes` bytes that rec names; NULL for padding, -1. */
+SLC_OPS_INLINE const char *slc_rows_data(const struct slc_rows *src, int32_t rec, size_t bytes)
+{
+    if (rec >= 0)
+        return src->data + rec * src->stride;
+    return rec == -1 ? NULL : src->own + (size_t)(-2 - rec) * bytes;
+}
 
 /*
  * Source side. Expert e lives on rank r with first_expert[r] <= e <
@@ -494,11 +517,6 @@ struct slc_adamw_low_args {
     double lr, beta1, beta2, eps, wd, bc1, bc2;
     float grad_scale;
 };
-#ifdef __CUDACC__
-#define SLC_OPS_INLINE static __host__ __device__ __forceinline__
-#else
-#define SLC_OPS_INLINE static inline
-#endif
 /* 64 random bits of element i: 16 each for p, m, v, from the lowest. */
 SLC_OPS_INLINE uint64_t slc_adamw_bits(uint64_t key, int64_t i)
 {

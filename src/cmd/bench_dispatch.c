@@ -126,11 +126,7 @@ static int open_size(struct bench *x, long long bytes, struct slc_err *e)
 /* Where the expert-row pointers say that a row is: in the window, or where it was made. */
 static const char *row_at(const struct bench *x, const struct slc_rows *view, int32_t row)
 {
-    const int32_t rec = x->saved.rec_of[row];
-
-    if (rec >= 0)
-        return view->data + rec * view->stride;
-    return view->own + (size_t)(-2 - rec) * x->shape.row_bytes;
+    return slc_rows_data(view, x->saved.rec_of[row], x->shape.row_bytes);
 }
 
 /* Reads the records expert by expert. */

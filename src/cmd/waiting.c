@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "comm/world.h"
+
 static int from_environment(const char *name, int otherwise)
 {
     const char *text = getenv(name);
@@ -23,8 +25,7 @@ void slc_wait_passively(char **argv)
 
     if (ranks == 0)
         ranks = from_environment("SLUICE_LOCAL_RANKS", 1);
-    /* As comm/world.c counts them. */
-    int threads = from_environment("OMP_NUM_THREADS", from_environment("SLURM_CPUS_PER_TASK", 1));
+    const int threads = slc_threads_wanted() > 0 ? slc_threads_wanted() : 1;
     if (getenv("OMP_WAIT_POLICY") || sched_getaffinity(0, sizeof(set), &set) < 0)
         return;
     /* Bound by Slurm, a rank has its cores for itself; unbound, all of the node's are seen. */

@@ -35,8 +35,7 @@ static void machine_name(char name[SLC_NAME_MAX])
     name[SLC_NAME_MAX - 1] = '\0';
 }
 
-/* Threads this rank will use, as far as the environment says; 0: it says nothing. */
-static int threads_wanted(void)
+int slc_threads_wanted(void)
 {
     static const char *const names[] = {"OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"};
 
@@ -56,7 +55,7 @@ static void fill_blob(struct slc_blob *b)
     machine_name(b->machine);
     CPU_ZERO(&b->cpus);
     sched_getaffinity(0, sizeof(b->cpus), &b->cpus);
-    b->threads = threads_wanted() > 0 ? threads_wanted() : 1;
+    b->threads = slc_threads_wanted() > 0 ? slc_threads_wanted() : 1;
     slc_process_self(&b->process);
 }
 
@@ -433,7 +432,7 @@ bool slc_world_shares_cores(const struct slc_world *w)
 
 int slc_world_threads(const struct slc_world *w)
 {
-    int ranks = 1, n = threads_wanted();
+    int ranks = 1, n = slc_threads_wanted();
     cpu_set_t now;
 
     if (n > 0 || sched_getaffinity(0, sizeof(now), &now) < 0)

@@ -58,6 +58,10 @@ bool slc_world_shares_cores(const struct slc_world *w);
 /* Threads that the ranks of this rank's machine ask for, and the cores they may run on. */
 void slc_world_cores(const struct slc_world *w, int *threads, int *cores);
 
+/* Threads a rank of this environment will use (OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK);
+ * 0: it does not say. */
+int slc_threads_wanted(void);
+
 /* CPU threads this rank should use: OMP_NUM_THREADS, else SLURM_CPUS_PER_TASK, else its
  * share of the cores granted to the ranks of its machine; at least 1. */
 int slc_world_threads(const struct slc_world *w);
