@@ -63,28 +63,28 @@ static void pack_meta(const struct slc_dispatch_pack_args *a, const struct slc_r
     }
 }
 
-/* The start of a token's row, and the pages its records go to. */
-static void ahead(const struct slc_dispatch_pack_args *a, int64_t t, int64_t all)
+/* The start of a token's row and, where stores do not bring them into the cache, the pages
+ * its records go to. */
+static void ahead(const struct slc_dispatch_pack_args *a, int64_t t, bool stream)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
     slc_fetch_ahead((const char *)a->x + (size_t)t * bytes, bytes);
-    for (int64_t s = 0; s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
+    for (int64_t s = 0; stream && s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
         const struct slc_rows *d = &a->dst[a->slot_rank[t * a->S + s]];
         const int64_t row = (int64_t)a->slot_row[t * a->S + s] - d->first;
 
-        if (row < 0 || row >= d->count || !d->data)
-            continue;
-        slc_write_ahead(d->data + row * d->stride, bytes, all);
+        if (row >= 0 && row < d->count && d->data)
+            slc_fetch_ahead(d->data + row * d->stride, 1);
     }
 }
 
-static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, int64_t all)
+static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, bool stream)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
     if (t + 1 < a->T)
-        ahead(a, t + 1, all);
+        ahead(a, t + 1, stream);
     for (int64_t s = 0; s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
         const int64_t r = a->slot_rank[t * a->S + s];
         const struct slc_rows *d = &a->dst[r];
@@ -94,7 +94,7 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, int64_
             continue;
         if (d->data)
             slc_store(d->data + row * d->stride, (const char *)a->x + (size_t)t * bytes,
-                      bytes, all >= SLC_STREAM_BYTES);
+                      bytes, stream);
         if (a->ids && d->ids)
             pack_meta(a, d, t, r, row);
     }
@@ -102,15 +102,14 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, int64_
 
 void SLC_CPU(dispatch_pack)(struct slc_queue *q, const struct slc_dispatch_pack_args *a)
 {
-    const int64_t all = slc_cpu_rows_bytes(a->dst, a->R);
-    const bool stream = all >= SLC_STREAM_BYTES;
+    const bool stream = slc_cpu_rows_bytes(a->dst, a->R) >= SLC_STREAM_BYTES;
 
     (void)q;
 #pragma omp parallel if (a->T * a->H > SLC_CPU_GRAIN)
     {
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < a->T; t++)
-            pack_token(a, t, all);
+            pack_token(a, t, stream);
         if (stream)
             slc_stream_end();
     }

@@ -103,30 +103,37 @@ static int64_t gather_rows(const struct slc_expert_sum_args *a, int64_t j, int64
     return m;
 }
 
-static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out, bool stream)
+/* batch NULL: past the caches. */
+static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out,
+                    struct slc_batch *batch)
 {
-    const bool direct = a->dtype == SLC_F32 && !stream && !a->add; /* add may be out */
+    const size_t size = slc_dtype_size(a->dtype);
     struct slc_weighted x, add = {.n = a->add != NULL, .w = {1}};
     const int64_t more = gather_rows(a, j, 0, &x);
 
-    add.row[0] = (const char *)a->add + (size_t)(j * a->H) * slc_dtype_size(a->dtype);
+    add.row[0] = (const char *)a->add + (size_t)(j * a->H) * size;
     for (int64_t at = 0; at < a->H; at += SLC_CPU_CHUNK) {
         const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - at);
-        float buf[SLC_CPU_CHUNK], *acc = direct ? (float *)out + at : buf;
+        float buf[SLC_CPU_CHUNK], *acc = buf;
+        char *to = out + (size_t)at * size;
         struct slc_weighted rest;
 
+        if (batch)
+            to = slc_batch_take(batch, to, (size_t)n * size);
+        if (batch && a->dtype == SLC_F32)
+            acc = (float *)to;
         slc_weighted_add(&x, a->dtype, at, n, acc, true);
         for (int64_t m = more; m < a->M;) {
             m = gather_rows(a, j, m, &rest);
             slc_weighted_add(&rest, a->dtype, at, n, acc, false);
         }
         slc_weighted_add(&add, a->dtype, at, n, acc, false);
-        slc_weighted_put(out, a->dtype, at, n, acc, stream);
+        slc_weighted_put(to, a->dtype, 0, n, acc, !batch);
     }
 }
 
 /* The starts of the rows of a record, and the page its sum goes to. */
-static void ahead(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
+static void ahead(const struct slc_expert_sum_args *a, int64_t j, bool stream)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     const struct slc_rows *d = holder(a->dst, a->R, j);
@@ -137,19 +144,20 @@ static void ahead(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
         if (a->row_of[j * a->M + m] >= 0)
             slc_fetch_ahead((const char *)a->y + (size_t)a->row_of[j * a->M + m] * bytes,
                             bytes);
-    slc_write_ahead(d->data + (j - d->first) * d->stride, bytes, all);
+    if (stream)
+        slc_fetch_ahead(d->data + (j - d->first) * d->stride, 1);
 }
 
-static void sum_record(const struct slc_expert_sum_args *a, int64_t j, int64_t all)
+static void sum_record(const struct slc_expert_sum_args *a, int64_t j, struct slc_batch *batch)
 {
     const struct slc_rows *d = holder(a->dst, a->R, j);
 
     if (!d)
         return;
     if (j + 1 < a->n)
-        ahead(a, j + 1, all);
+        ahead(a, j + 1, !batch);
     if (d->data)
-        sum_row(a, j, d->data + (j - d->first) * d->stride, all >= SLC_STREAM_BYTES);
+        sum_row(a, j, d->data + (j - d->first) * d->stride, batch);
     if (!a->row_scalar || !d->scalars)
         return;
     float *scalars = (float *)(d->scalars + (j - d->first) * d->meta_stride);
@@ -162,15 +170,18 @@ static void sum_record(const struct slc_expert_sum_args *a, int64_t j, int64_t a
 
 void SLC_CPU(expert_sum)(struct slc_queue *q, const struct slc_expert_sum_args *a)
 {
-    const int64_t all = slc_cpu_rows_bytes(a->dst, a->R);
-    const bool stream = all >= SLC_STREAM_BYTES;
+    const bool stream = slc_cpu_rows_bytes(a->dst, a->R) >= SLC_STREAM_BYTES;
 
     (void)q;
 #pragma omp parallel if (a->n * a->H > SLC_CPU_GRAIN)
     {
+        struct slc_batch batch;
+
+        slc_batch_begin(&batch);
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < a->n; j++)
-            sum_record(a, j, all);
+            sum_record(a, j, stream ? NULL : &batch);
+        slc_batch_end(&batch);
         if (stream)
             slc_stream_end();
     }

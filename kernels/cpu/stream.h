@@ -21,8 +21,6 @@
 /* An output of so many bytes and more is streamed: several times a core's second-level
  * cache, a fair share of the third. */
 #define SLC_STREAM_BYTES (4 << 20)
-/* An output below this stays in a core's own cache. */
-#define SLC_SMALL_BYTES (256 << 10)
 
 /* Copy, dst past the caches where it is aligned to a line. */
 static inline void slc_stream(void *dst, const void *src, size_t bytes)
@@ -66,22 +64,6 @@ static inline void slc_fetch_ahead(const void *row, size_t bytes)
         __builtin_prefetch((const char *)row + at);
 }
 
-/* Ask for a row that is written soon, of an output of `all` bytes. A small one is about to
- * be in this core's cache, and its lines may be another core's: stores would fetch few of
- * them at a time. Of a streamed one only the address translation is wanted. */
-static inline void slc_write_ahead(void *row, size_t bytes, int64_t all)
-{
-    if (all >= SLC_STREAM_BYTES)
-        slc_fetch_ahead(row, 1);
-#ifdef __x86_64__
-    for (size_t at = 0; all < SLC_SMALL_BYTES && at < bytes && at < 4096; at += 64)
-        __asm__ volatile("prefetchw %0" : : "m"(((char *)row)[at]));
-#else
-    for (size_t at = 0; all < SLC_SMALL_BYTES && at < bytes && at < 4096; at += 64)
-        __builtin_prefetch((char *)row + at, 1);
-#endif
-}
-
 /* slc_stream, or a plain copy. */
 static inline void slc_store(void *dst, const void *src, size_t bytes, bool stream)
 {
@@ -89,6 +71,44 @@ static inline void slc_store(void *dst, const void *src, size_t bytes, bool stre
         slc_stream(dst, src, bytes);
     else
         memcpy(dst, src, bytes);
+}
+
+/*
+ * Small outputs that follow one another, written together: into memory whose lines another
+ * core has, one copy of some pages is much quicker than as many stores of a row, and than
+ * copies of a row each. Belongs to one thread.
+ */
+struct slc_batch {
+    char *to; /* where the first byte goes */
+    size_t held;
+    char bytes[16 << 10] __attribute__((aligned(64)));
+};
+
+static inline void slc_batch_begin(struct slc_batch *b)
+{
+    b->to = NULL;
+    b->held = 0;
+}
+
+static inline void slc_batch_end(struct slc_batch *b)
+{
+    if (b->held > 0)
+        memcpy(b->to, b->bytes, b->held);
+    b->held = 0;
+}
+
+/* Where to put the bytes, at most 16 KiB, that go to `to`: until the next call. */
+static inline void *slc_batch_take(struct slc_batch *b, char *to, size_t bytes)
+{
+    char *at;
+
+    if (to != b->to + b->held || b->held + bytes > sizeof(b->bytes))
+        slc_batch_end(b);
+    if (b->held == 0)
+        b->to = to;
+    at = b->bytes + b->held;
+    b->held += bytes;
+    return at;
 }
 
 #endif
