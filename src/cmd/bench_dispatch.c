@@ -4,8 +4,9 @@
  * calls of a training step (post, finish, release, combine), count exchange and credit
  * included. Every iteration makes the rows, exchanges them, reads them through the
  * expert-row pointers, makes results, combines and reads those; sums are checked.
- * One JSON line a case. The limit is the passes over memory that this needs, at the rate
- * of memcpy on all ranks at once in the same run.
+ * One JSON line a case. The limit (bench_limit.h) is the passes over memory that this
+ * needs, at the rate of memcpy on all ranks at once in the same run; of_limit_own takes the
+ * rate of copying own memory for all passes, also for those between ranks.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "base/clock.h"
 #include "base/fail.h"
 #include "cmd/bench.h"
+#include "cmd/bench_limit.h"
 #include "cmd/bench_rows.h"
 #include "cmd/cmd.h"
 #include "moe/dispatch.h"
@@ -216,70 +218,11 @@ static int check_sums(struct bench *x, struct slc_err *e)
     return 0;
 }
 
-/* Bytes a second and rank of memcpy on all ranks at once, over blocks of this size. */
-static int copy_rate(struct bench *x, long long bytes, double *rate, struct slc_err *e)
-{
-    const int n = x->iterations;
-    char *from = aligned_alloc(4096, (size_t)(bytes + 4095) / 4096 * 4096);
-    char *to = aligned_alloc(4096, (size_t)(bytes + 4095) / 4096 * 4096);
-    int rc = -1;
-
-    if (!from || !to) {
-        slc_errf(e, SLC_EXIT_SYSTEM, "no memory for two blocks of %lld bytes", bytes);
-        goto out;
-    }
-    memset(from, 1, (size_t)bytes);
-    memset(to, 2, (size_t)bytes);
-    if (slc_barrier(x->g, e) < 0)
-        goto out;
-    for (int i = 0; i < n; i++) {
-        const double start = slc_now();
-
-        memcpy(to, from, (size_t)bytes);
-        __asm__ volatile("" : : "r"(to) : "memory");
-        x->there_s[i] = slc_now() - start;
-    }
-    *rate = (double)bytes / slc_bench_median(x->there_s, n);
-    rc = slc_allreduce(x->g, rate, 1, SLC_F64, e);
-    *rate /= x->shape.R;
-out:
-    free(from);
-    free(to);
-    return rc;
-}
-
 /* The slowest rank's median, in microseconds. */
 static int slowest(struct bench *x, double *t, int64_t *us100, struct slc_err *e)
 {
     *us100 = (int64_t)(1e8 * slc_bench_median(t, x->iterations));
     return slc_allreduce_max(x->g, us100, e);
-}
-
-/*
- * Bytes read and written per rank, over two: what memcpy would have to copy. There: tokens
- * made, records that leave packed (of own ones only what goes along), rows read for every
- * expert. Back: results made and read, records that leave summed and read by their source,
- * tokens written and read. Own results take that way, too, in a plan of several rounds.
- */
-static void passes(const struct bench *x, double *there, double *back)
-{
-    const struct slc_moe_shape *n = &x->shape;
-    const double row = (double)n->row_bytes, meta = (double)n->meta_x;
-    const double tokens = (double)n->T * row, rows = tokens * (double)n->K;
-    double records = 0, away = 0;
-
-    for (int i = 0; i < n->R * n->R; i++) {
-        const int32_t count = x->saved.plan[i / n->R * (n->R + n->E) + i % n->R];
-
-        records += count;
-        away += i / n->R == i % n->R ? 0 : count;
-    }
-    records /= n->R;
-    away /= n->R;
-    *there = (tokens + 2 * away * row + records * meta + rows) / 2;
-    if (x->saved.rounds > 1)
-        away = records;
-    *back = (rows + rows + 2 * away * row + tokens + tokens) / 2;
 }
 
 /* What the rows really took: a peer may be far without --far. */
@@ -288,46 +231,52 @@ static const char *path_of(const struct slc_moe_counters *c)
     return !c->far_bytes ? "near" : !c->near_bytes ? "far" : "near+far";
 }
 
-static int report(struct bench *x, long long bytes, double rate, struct slc_err *e)
+static int report(struct bench *x, long long bytes, const struct slc_bench_passes *rate,
+                  struct slc_err *e)
 {
+    const struct slc_bench_passes own = {rate->own, rate->own};
     const struct slc_moe_shape *n = &x->shape;
     int64_t all, there, back;
     double *total = x->sums; /* checked: its place is free */
-    double pass_there, pass_back;
+    double limit[3], limit_own[3];
 
     for (int i = 0; i < x->iterations; i++)
         total[i] = x->there_s[i] + x->back_s[i];
     if (slowest(x, total, &all, e) < 0 || slowest(x, x->there_s, &there, e) < 0 ||
         slowest(x, x->back_s, &back, e) < 0)
         return -1;
-    passes(x, &pass_there, &pass_back);
     if (n->me > 0)
         return 0;
+    slc_bench_limit(n, x->saved.plan, x->saved.rounds, rate, limit);
+    slc_bench_limit(n, x->saved.plan, x->saved.rounds, &own, limit_own);
     printf("{\"bench\": \"dispatch\", \"path\": \"%s\", \"ranks\": %d, \"bytes\": %lld, "
            "\"routing\": \"%s\", \"dtype\": \"%s\", \"tokens\": %lld, \"hidden\": %lld, "
            "\"experts\": %lld, \"top_k\": %lld, \"rounds\": %d, \"us\": %.2f, "
            "\"dispatch_us\": %.2f, \"combine_us\": %.2f, \"gb_per_s\": %.3f, "
-           "\"memcpy_gb_per_s\": %.2f, \"of_limit\": %.3f, \"dispatch_of_limit\": %.3f, "
-           "\"combine_of_limit\": %.3f}\n",
+           "\"memcpy_gb_per_s\": %.2f, \"between_gb_per_s\": %.2f, \"of_limit\": %.3f, "
+           "\"dispatch_of_limit\": %.3f, \"combine_of_limit\": %.3f, "
+           "\"of_limit_own\": %.3f}\n",
            path_of(&x->counters), n->R, bytes, x->c.skew ? "skewed" : "even",
            slc_dtype_name(x->dtype), (long long)n->T, (long long)n->H, (long long)n->E,
            (long long)n->K, x->saved.rounds, (double)all / 100, (double)there / 100,
-           (double)back / 100, 2e5 * (double)bytes / (double)all / 1e6, rate / 1e9,
-           1e8 * (pass_there + pass_back) / rate / (double)all,
-           1e8 * pass_there / rate / (double)there, 1e8 * pass_back / rate / (double)back);
+           (double)back / 100, 2e5 * (double)bytes / (double)all / 1e6, rate->own / 1e9,
+           rate->between / 1e9, 1e8 * limit[2] / (double)all, 1e8 * limit[0] / (double)there,
+           1e8 * limit[1] / (double)back, 1e8 * limit_own[2] / (double)all);
     fflush(stdout);
     return 0;
 }
 
 static int run_size(struct bench *x, long long bytes, struct slc_err *e)
 {
-    double unused[2], sums[2], rate = 0;
+    struct slc_bench_passes rate = {0};
+    double unused[2], sums[2];
     int rc = open_size(x, bytes, e);
 
     for (int i = 0; rc == 0 && i < WARM; i++)
         rc = iterate(x, i, &unused[0], &unused[1], sums, e);
     if (rc == 0)
-        rc = copy_rate(x, bytes, &rate, e);
+        rc = slc_bench_copy_rates(x->g, slc_bench_memory(&x->shape, x->saved.plan),
+                                  x->iterations, x->there_s, &rate, e);
     if (rc == 0)
         rc = slc_barrier(x->g, e);
     for (int i = 0; rc == 0 && i < x->iterations; i++)
@@ -335,7 +284,7 @@ static int run_size(struct bench *x, long long bytes, struct slc_err *e)
     if (rc == 0)
         rc = check_sums(x, e);
     if (rc == 0)
-        rc = report(x, bytes, rate, e);
+        rc = report(x, bytes, &rate, e);
     close_size(x);
     return rc;
 }
