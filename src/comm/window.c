@@ -521,6 +521,11 @@ void *slc_window_near(struct slc_window *win, int i)
     return win->targets[i].near;
 }
 
+bool slc_window_by_message(const struct slc_window *win, int i)
+{
+    return !win->targets[i].near && win->targets[i].path == SLC_PATH_MESSAGE;
+}
+
 static void check_range(const struct slc_window *win, int i, size_t offset,
                         size_t bytes)
 {

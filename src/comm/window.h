@@ -28,6 +28,9 @@ void *slc_window_local(struct slc_window *w);
 size_t slc_window_bytes(const struct slc_window *w);
 /* Mapped base of member i's window (own: the local base), NULL if i is far. */
 void *slc_window_near(struct slc_window *w, int i);
+/* True when what is put to member i travels in messages: what is posted one after the other
+ * goes together, and each message costs both sides far more than a copy of a few KiB. */
+bool slc_window_by_message(const struct slc_window *w, int i);
 
 /*
  * Start writing bytes to member i at offset; src stays unchanged until

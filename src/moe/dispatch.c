@@ -76,6 +76,8 @@ static size_t layout(struct slc_dispatch *d)
         at = slc_half_offset(d, f, 1) + (slc_half_offset(d, f, 1) - f->window);
         f->combine = at = (at + PAGE - 1) / PAGE * PAGE;
         at = slc_combine_meta(d, f) + (d->o.training ? pad(records * n->meta_s) : 0);
+        f->early_at = at = pad(at);
+        at += 2 * R * d->early_bytes;
     }
     return at;
 }
@@ -86,12 +88,14 @@ static void carve_host(struct slc_dispatch *d, struct slc_arena *a)
     size_t R = (size_t)n->R;
 
     d->near = slc_arena_take(a, "moe plan", R * sizeof(*d->near));
+    d->message = slc_arena_take(a, "moe plan", R * sizeof(*d->message));
     for (int i = 0; i < d->o.slots; i++) {
         struct slc_flight *f = &d->flight[i];
 
         slc_plan_carve(&f->plan, n->R, a);
         f->host_rows = slc_arena_take(a, "moe plan", R * sizeof(*f->host_rows));
         f->row = slc_arena_take(a, "moe plan", d->row_stride);
+        slc_early_carve(d, f, a);
     }
 }
 
@@ -112,6 +116,7 @@ static void carve_staging(struct slc_dispatch *d, struct slc_arena *a)
     for (int i = 0; i < d->o.slots && d->n_far; i++) {
         take_staging(&d->flight[i].out, a, (size_t)staged * chunk);
         take_staging(&d->flight[i].back, a, (size_t)d->returns * returned);
+        d->flight[i].early_out = slc_arena_take(a, "moe staging", slc_early_staging(d));
     }
 }
 
@@ -306,6 +311,7 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
     d->o = *o;
     d->n = o->shape;
     d->world = slc_group_world(o->group);
+    d->early_bytes = slc_early_bytes(d->n);
     bytes = layout(d);
     if (compare_shapes(d, bytes, e) < 0)
         goto err_free;
@@ -328,6 +334,7 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
         bool far = o->force_far && i != d->n->me;
 
         d->near[i] = far ? NULL : slc_window_near(d->window, i);
+        d->message[i] = !d->near[i] && slc_window_by_message(d->window, i);
     }
     if (make_events(d, e) < 0 || upload_first_experts(d, e) < 0) {
         slc_dispatch_destroy(d);

@@ -14,6 +14,7 @@
  *   post      forward: index the routing, fetch the own count row [R+E], publish it
  *             to every member (a small put, then a signal with the number n).
  *             backward: the plan is known, only the signal is published.
+ *             Where rows travel in messages and are few they go along (early.c).
  *   plan      once the rows n of all members are here (see plan.h)
  *   send      rows travel in uses of the window. A use is one round of token rows with
  *             ids and weights, or one round of output-gradient rows. Near members are

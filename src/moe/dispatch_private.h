@@ -57,6 +57,10 @@ struct slc_flight {
     bool packing; /* ... and it is being packed */
     bool summing; /* rows of round summed-1 are being summed and sent */
     bool asked;   /* ... and all sums of it are on the queue */
+    bool early_packed; /* what goes with the count row is on the queue */
+    bool *early;       /* [R] rows to this member go with the count row */
+    bool *looked;      /* [R] looked for rows of this member that came so */
+    bool *here;        /* [R] ... they did, and are in the window's half */
 
     struct slc_event *packed, *read[2], *summed_event, *combined;
     struct slc_rows *host_rows;                        /* [R] scratch for uploads */
@@ -67,11 +71,12 @@ struct slc_flight {
     struct slc_staging out;          /* records that leave */
     struct slc_staging back;         /* rows that return */
     char *packed_at;                 /* in out, what is being packed */
+    char *early_out;                 /* busy as long as row is */
     struct slc_returning *returning; /* [returns] */
     int n_returning;
 
     uint64_t row_mark; /* row is busy until flushes > mark */
-    size_t lines, rows, window, combine; /* offsets of this slot in the window */
+    size_t lines, rows, window, combine, early_at; /* offsets of this slot in the window */
 };
 
 struct slc_dispatch {
@@ -80,6 +85,8 @@ struct slc_dispatch {
     struct slc_window *window;
     struct slc_world *world;
     char **near; /* [R] mapped window of a near member (own: local), or NULL */
+    bool *message; /* [R] rows to this member travel in messages */
+    size_t early_bytes; /* of the place for what a member sends early; 0: none */
     int mapped; /* windows, from this rank's on round, that ops were given */
     int n_far;
     int64_t chunk_tokens; /* tokens packed at a time: all when no member is far */
@@ -151,6 +158,19 @@ int slc_records_put(struct slc_dispatch *d, struct slc_staging *s, int r, const 
                     int64_t row, struct slc_err *e);
 /* Add to the counters what went to member r. */
 void slc_records_count(struct slc_dispatch *d, int r, int32_t count, size_t meta_bytes);
+
+/* early.c: small exchanges by messages, see there. */
+size_t slc_early_bytes(const struct slc_moe_shape *n);
+void slc_early_carve(struct slc_dispatch *d, struct slc_flight *f, struct slc_arena *host);
+size_t slc_early_staging(const struct slc_dispatch *d);
+/* At post: who gets rows early. */
+void slc_early_choose(struct slc_dispatch *d, struct slc_flight *f);
+/* Pack them: 1 when that has run, 0 not yet, -1 failure. */
+int slc_early_pack(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e);
+/* Put those to r, before the signal that the count row is there. */
+int slc_early_put(struct slc_dispatch *d, struct slc_flight *f, int r, struct slc_err *e);
+/* Bring what came early to where it belongs. */
+void slc_early_take(struct slc_dispatch *d, struct slc_flight *f);
 
 /* send.c: at post, where chunks begin; then pack and send what may go. */
 int slc_dispatch_cut(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e);

@@ -9,6 +9,7 @@ static int publish(struct slc_dispatch *d, struct slc_flight *f, struct slc_err 
 {
     const struct slc_moe_shape *n = d->n;
     struct slc_event *mine[] = {f->read[0], f->read[1], f->combined};
+    int packed;
 
     if (f->published || d->flushes <= f->row_mark)
         return 0;
@@ -18,6 +19,8 @@ static int publish(struct slc_dispatch *d, struct slc_flight *f, struct slc_err 
         if (done < 1)
             return done;
     }
+    if ((packed = slc_early_pack(d, f, e)) < 1)
+        return packed;
     /* A member that published n-1 has read the row n-2, whose place this row takes. */
     for (int r = 0; r < n->R && !f->d_out; r++)
         if (r != n->me && !slc_line_reached(d, f, SLC_LINE_ROW, f->n - 1, r, f->n - 1))
@@ -31,6 +34,8 @@ static int publish(struct slc_dispatch *d, struct slc_flight *f, struct slc_err 
 
         if (!f->d_out && slc_window_put(d->window, r, at, f->row,
                                         (size_t)(n->R + n->E) * sizeof(int32_t), e) < 0)
+            return -1;
+        if (slc_early_put(d, f, r, e) < 0)
             return -1;
         if (slc_line_signal(d, f, SLC_LINE_ROW, f->n, r, f->n, e) < 0)
             return -1;
@@ -59,6 +64,8 @@ static void use_plan(struct slc_dispatch *d, struct slc_flight *f)
     f->s->rounds = f->plan.rounds;
     f->uses = f->d_out && f->plan.rounds > 1 ? 2 * f->plan.rounds : f->plan.rounds;
     f->planned = true;
+    if (f->plan.rounds > 1)
+        memset(f->early, 0, (size_t)d->n->R * sizeof(*f->early));
     d->o.counters->rounds += (unsigned)f->plan.rounds;
 }
 
@@ -120,6 +127,8 @@ int slc_dispatch_advance(struct slc_dispatch *d, struct slc_err *e)
             (publish(d, f, e) < 0 || plan(d, f, e) < 0 || slc_dispatch_send(d, f, e) < 0 ||
              give_credit(d, f, e) < 0 || slc_combine_advance(d, f, e) < 0))
             return -1;
+        if (f->active)
+            slc_early_take(d, f);
     }
     return 0;
 }
@@ -153,6 +162,7 @@ int slc_dispatch_post(struct slc_dispatch *d, int slot, struct slc_queue *q,
                       (size_t)(n->R + n->E) * sizeof(int32_t), e) < 0)
             return -1;
     }
+    slc_early_choose(d, f);
     if (slc_dispatch_cut(d, f, e) < 0)
         return -1;
     f->active = true;
@@ -168,7 +178,7 @@ static bool arrived(const struct slc_dispatch *d, const struct slc_flight *f)
         return false;
     round = slc_use_round(f, f->taken);
     for (int r = 0; r < d->n->R; r++)
-        if (r != d->n->me && slc_plan_from(&f->plan, r, round).count > 0 &&
+        if (r != d->n->me && !f->here[r] && slc_plan_from(&f->plan, r, round).count > 0 &&
             !slc_line_reached(d, f, SLC_LINE_ARRIVED, use, r, use + 1))
             return false;
     return true;

@@ -140,6 +140,7 @@ int slc_moe_backward(struct slc_moe *m, int slot, struct slc_moe_saved *s,
  * to other ranks, with what goes along; a near write counts like a put. */
 struct slc_moe_counters {
     unsigned long long rounds, near_bytes, far_bytes;
+    unsigned long long early; /* members whose rows came with their count row */
     double seconds_router, seconds_exchange, seconds_experts; /* host time, waits too */
     double seconds_wait; /* the part of seconds_exchange spent waiting for peers */
 };

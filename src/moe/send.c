@@ -102,6 +102,9 @@ static struct slc_span part(const struct slc_dispatch *d, const struct slc_fligh
     struct slc_span span = slc_plan_to(&f->plan, r, round);
     int32_t low = span.first, high = span.first + span.count;
 
+    if (f->early[r]) /* sent */
+        return (struct slc_span){0};
+
     if (d->n_far) {
         const int32_t *bound = f->bound + (size_t)chunk * (size_t)d->n->R;
 
@@ -120,7 +123,7 @@ static bool may_send(const struct slc_dispatch *d, const struct slc_flight *f, i
     int round = slc_use_round(f, i);
 
     for (int r = 0; r < d->n->R; r++) {
-        if (slc_plan_to(&f->plan, r, round).count == 0)
+        if (slc_plan_to(&f->plan, r, round).count == 0 || f->early[r])
             continue;
         if (r == d->n->me ? f->taken < i - 1 : !slc_dispatch_has_credit(d, f, i, r))
             return false;
@@ -231,7 +234,7 @@ static int signal_all(struct slc_dispatch *d, struct slc_flight *f, int i,
         if (span.count == 0)
             continue;
         slc_records_count(d, r, span.count, meta_of(d, slc_use_has_grad(f, i)));
-        if (slc_line_signal(d, f, SLC_LINE_ARRIVED, use, r, use + 1, e) < 0)
+        if (!f->early[r] && slc_line_signal(d, f, SLC_LINE_ARRIVED, use, r, use + 1, e) < 0)
             return -1;
     }
     return 0;

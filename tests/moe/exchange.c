@@ -5,8 +5,9 @@
  * then backward, for each seed; every output and gradient is compared, and the bytes
  * that were sent with those the count matrix says.
  *
- *   expect=rounds,near,far   what must have happened (one: in one round; any: paths
- * vary) mode=post                rank 0 posts before any other rank does anything
+ *   expect=rounds,near,far   what must have happened (one: in one round; early: rows came with
+ *                            count rows; any: paths vary)
+ *   mode=post                rank 0 posts before any other rank does anything
  *   mode=bits                backend2 gives the same bits as backend
  *   bf16=1                   rows and weights are bf16; the experts' gradients, made of rows
  *                            that travelled in one round, are the same bits as with ep = 1
@@ -310,8 +311,9 @@ static void check_bytes(struct side *s)
     if (!strstr(opt.expect, "any")) { /* any: paths depend on the rank */
         CHECK((strstr(opt.expect, "near") != NULL) == (n->near_bytes > 0));
         CHECK((strstr(opt.expect, "far") != NULL) == (n->far_bytes > 0));
+        CHECK((strstr(opt.expect, "early") != NULL) == (n->early > 0));
     }
-    n->near_bytes = n->far_bytes = n->rounds = 0;
+    n->near_bytes = n->far_bytes = n->rounds = n->early = 0;
 }
 
 static void run_compare(struct side *part, struct side *whole)

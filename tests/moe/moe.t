@@ -19,7 +19,7 @@ mutant() {
     report "$name" $?
 }
 
-plan 50
+plan 52
 x=$bin/exchange
 some="chaos=1 seed=1 seeds=$fewer far=1 layers=3 E=7 K=2"
 ranks "alone" -n 1 $x E=10 K=4 slots=2
@@ -58,9 +58,9 @@ for path in 0 1; do
             backend=ref backend2=strict far=$path window=$window E=7 K=3 expect=any
     done
 done
-for more in "E=10 K=4" "window=3 E=7 K=3" "slots=2 layers=3 steps=2 T=200 H=300 E=10 K=4"; do
+for more in "expect=far,early E=10 K=4" "window=3 E=7 K=3" "slots=2 layers=3 steps=2 T=200 H=300 E=10 K=4"; do
     ranks "4 ranks over TCP, by messages: $more" -n 4 --nodes 4 \
-        env UCX_TLS=tcp,self $x $more expect=far
+        env UCX_TLS=tcp,self $x expect=far $more
 done
 ranks "over TCP and shared memory, the same bits on ref and strict" -n 4 --nodes 2 \
     env UCX_TLS=tcp,self,sysv,posix $x mode=bits backend=ref backend2=strict E=7 K=3 \
@@ -75,6 +75,11 @@ ranks "$seeds seeds of delayed and reordered puts, 4 ranks" -n 4 \
     $x chaos=1 seed=1 seeds=$seeds far=1 layers=3 E=7 K=2 window=4 expect=far,rounds
 ranks "$fewer seeds, by messages over TCP" -n 4 --nodes 4 env UCX_TLS=tcp,self \
     $x chaos=1 seed=1 seeds=$fewer layers=3 E=7 K=2 window=4 expect=far,rounds
+for slots in 1 2; do
+    ranks "$fewer seeds, rows with the count row, by messages over TCP, $slots in flight" -n 4 \
+        --nodes 4 env UCX_TLS=tcp,self $x chaos=1 seed=1 seeds=$fewer layers=3 E=7 K=2 \
+        window=60 slots=$slots expect=far,one,early
+done
 ranks "$fewer seeds, plans of one round, two slots" -n 4 \
     $x $some window=60 expect=far,one slots=2
 ranks "$fewer seeds, ranks that talk to few" -n 4 \
