@@ -66,8 +66,8 @@ class Block:
     def ours(self):
         T, H, n, E, K, cap, run = (self.T, self.H, self.F, self.E, self.K, self.cap, B.run)
         used = self.off.data_ptr() + 4 * E
-        same = dict(off=self.off, El=E, rows_cap=cap, dtype=1)
-        rows = dict(rec_of=self.rec_of, off=self.off, El=E, H=H, rows_cap=cap, dtype=1)
+        same = dict(rec_of=self.rec_of, off=self.off, El=E, rows_cap=cap, dtype=1)
+        rows = dict(same, H=H)
         swiglu = dict(h=self.h, rows_dev=used, rows=cap, F=n, dtype=1)
         run("expert_index", off=self.off, row_of=self.row_of, rec_of=self.rec_of,
             load=self.load, row_weight=self.rw, src=self.record, El=E, M=K, rows_cap=cap,

@@ -421,7 +421,7 @@ def experts(s, dt):
     g[at] = normal(T * K, N, dt=dt)
     y, dx = empty(cap, N, dt=dt), empty(cap, H, dt=dt)
     dw, low = torch.zeros(E, N, H, device=DEVICE), empty(E, N, H, dt=dt)
-    args = dict(off=off, El=E, rows_cap=cap, dtype=t)
+    args = dict(off=off, rec_of=rec_of, El=E, rows_cap=cap, dtype=t)
     run("grouped_matmul", y=y, x=rows, w=w, N=N, Kd=H, trans_w=True, **args)
     run("grouped_matmul", y=dx, x=g, w=w, N=H, Kd=N, **args)
     run("grouped_wgrad", dw=dw, dy=g, x=rows, N=N, Kd=H, acc=True, dw_dtype=0, **args)

@@ -5,8 +5,9 @@
 
 SHAPES.json: {"grouped": [{name, E, K, N, rows, counts}], "attention": [{name, B, H, HK,
 S, D, documents}]}. One JSON line a figure: TFLOP/s of both on the rows that count,
-medians, and the error of both against fp32. Sluice gets the counts in GPU memory and
-segments padded to 128 rows; PyTorch gets them unpadded. "ceiling" is PyTorch's batch of
+medians, and the error of both against fp32. A ratio is the median of those of six
+rounds, each with both sides in turn. Sluice gets the counts in GPU memory and segments
+padded to 128 rows; PyTorch gets them unpadded. "ceiling" is PyTorch's batch of
 equal counts. Where there is a limit, "least" names it and "pass" says whether it is met;
 exit code 1 if one is not.
 """
@@ -38,18 +39,27 @@ def say(**fields):
     print(json.dumps({"card": torch.cuda.get_device_name(0), **fields}), flush=True)
 
 
-def median_ms(f, stream, repeat=15):
+def median_ms(f, stream, repeat=15, warm=3):
     times = []
     with torch.cuda.stream(stream):
-        for i in range(repeat + 3):
+        for i in range(repeat + warm):
             a, b = torch.cuda.Event(True), torch.cuda.Event(True)
             a.record()
             f()
             b.record()
             b.synchronize()
-            if i >= 3:
+            if i >= warm:
                 times.append(a.elapsed_time(b))
     return statistics.median(times)
+
+
+def turns(ours, theirs, rounds=6):
+    """Medians of both in each round, by turns, so that both see the card equally warm."""
+    sides = [(ours, STREAM, []), (theirs, torch.cuda.current_stream(), [])]
+    for i in range(rounds):
+        for f, stream, times in sides[:: -1 if i % 2 else 1]:
+            times.append(median_ms(f, stream, 7, 2))
+    return sides[0][2], sides[1][2]
 
 
 def limit(value, least):
@@ -58,20 +68,18 @@ def limit(value, least):
 
 def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceiling=None):
     torch.cuda.synchronize()
-    t, o = [], []
-    for _ in range(2):  # in turn, so that both see the card as warm
-        o.append(median_ms(ours, STREAM))
-        t.append(median_ms(theirs, torch.cuda.current_stream()))
+    o, t = turns(ours, theirs)
     B.sync()
-    mine, other = flop / min(o) / 1e9, flop / min(t) / 1e9
-    more = limit(mine / other, least) if least else {}
+    mine, other = (flop / statistics.median(x) / 1e9 for x in (o, t))
+    ratio = statistics.median(b / a for a, b in zip(o, t))
+    more = limit(ratio, least) if least else {}
     if ceiling:
         top = flop / median_ms(ceiling, torch.cuda.current_stream()) / 1e9
         more.update(ceiling=round(top, 1), of_ceiling=round(mine / top, 3))
     say(part=part, shape=shape, sluice=round(mine, 1), torch=round(other, 1),
-        ratio=round(mine / other, 3), spread=round(max(o) / min(o) - 1, 3),
+        ratio=round(ratio, 3), spread=round(max(o) / min(o) - 1, 3),
         error_sluice=errors[0], error_torch=errors[1], **more)
-    return mine / other
+    return ratio
 
 
 def error(x, want):
@@ -126,12 +134,14 @@ def grouped(shapes):
         ends = torch.tensor(counts, device="cuda", dtype=torch.int32).cumsum(0).int()
         offs = torch.tensor(off, device="cuda", dtype=torch.int32)
         at = torch.cat([torch.arange(c) + o for c, o in zip(counts, off)]).cuda()
+        rec_of = torch.full((cap,), -1, device="cuda", dtype=torch.int32)
+        rec_of[at] = torch.arange(rows, device="cuda", dtype=torch.int32)
         xp, gp = (torch.zeros(cap, n, device="cuda", dtype=BF) for n in (K, N))
         xp[at], gp[at] = x, g
         y, dx = torch.full_like(gp, 7), torch.full_like(xp, 7)
         dw = torch.full((E, N, K), 7.0, device="cuda", dtype=BF)
         dwf = torch.zeros(E, N, K, device="cuda")
-        same = dict(off=offs, El=E, rows_cap=cap, dtype=1)
+        same = dict(off=offs, rec_of=rec_of, El=E, rows_cap=cap, dtype=1)
         fwd = lambda: B.run("grouped_matmul", y=y, x=xp, w=wt, N=N, Kd=K, trans_w=True,
                             **same)
         dgrad = lambda: B.run("grouped_matmul", y=dx, x=gp, w=wt, N=K, Kd=N, **same)

@@ -7,8 +7,9 @@
  * Grouped products of bf16 on Hopper. Two blocks form a cluster and make two tiles of
  * 128 x 256 side by side, which share one operand: each loads half of it and the copy
  * engine delivers it to both. In a block one warp loads and two warpgroups multiply, 64
- * rows each, over a ring of STAGES steps of 64 along K; results leave through shared
- * memory while the next tile is computed. The grid is as large as the card; pairs of
+ * rows each, over a ring of STAGES steps of 64 along K. bf16 results stay in registers and
+ * leave through shared memory between the first products of the next tile, so that the
+ * tensor cores hardly wait for them. Padding is left out in steps of 64 rows. The grid is as large as the card; pairs of
  * tiles are dealt in turn, and their number is read from `off` on the card.
  *
  *   forward  y[row,n]   = x[row,k] W[e][n,k]     A = x,        B = W
@@ -28,13 +29,14 @@
 #define OUT_AT (STAGES * STAGE_BYTES)
 #define BARS_AT (OUT_AT + 4 * OUT_BYTES)
 #define PAIRS_AT (BARS_AT + 2 * STAGES * 8)
+#define BAND 16
 #define MOST_EXPERTS 640
 #define SMEM_BYTES (PAIRS_AT + (MOST_EXPERTS + 1) * 4)
 
 enum out { OUT_BF16, OUT_F32, OUT_F32_ADD };
 
 struct group_args {
-    const int32_t *off;
+    const int32_t *off, *rec_of;
     int El, M, N; /* of the result; M of the whole row buffer in forward and dgrad */
     int K;       /* contraction of forward and dgrad */
 };
@@ -43,6 +45,7 @@ struct group_args {
 struct tile {
     int e, a0, b0, k0, steps;
     bool share_b; /* both blocks have the same columns; else the same rows */
+    bool half;    /* rows 64 to 127 of this block are padding */
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -83,14 +86,14 @@ __device__ void count_pairs(int *pairs, const group_args &g, bool wgrad)
         pairs[0] = 0;
 }
 
-/* Tile `at` of mp x nt (pairs of row tiles, column tiles), in bands of 8 pairs, so that
+/* Tile `at` of mp x nt (pairs of row tiles, column tiles), in bands of BAND pairs, so that
  * what runs at one time is about square and its operands stay in the L2 cache. */
 __device__ __forceinline__ void place_of(int at, int mp, int nt, int &m, int &n)
 {
-    const int band = min(at / (8 * nt), mp / 8), rows = min(8, mp - band * 8);
+    const int band = min(at / (BAND * nt), mp / BAND), rows = min(BAND, mp - band * BAND);
 
-    at -= band * 8 * nt;
-    m = band * 8 + at % rows;
+    at -= band * BAND * nt;
+    m = band * BAND + at % rows;
     n = at / rows;
 }
 
@@ -109,16 +112,18 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
             hi = mid;
     }
     int at = pair - pairs[lo], m, n;
-    const int rows = g.off[lo + 1] - g.off[lo];
+    const int end = g.off[lo + 1], rows = end - g.off[lo];
+    const bool spare = rows > 0 && g.rec_of && g.rec_of[end - BK] == -1;
 
     t.e = lo;
     t.share_b = true;
+    t.half = false;
     if (wgrad) {
         place_of(at, tiles_of(g.M, 2 * BM), tiles_of(g.N, BN), m, n);
         t.a0 = (m * 2 + rank) * BM;
         t.b0 = n * BN;
         t.k0 = g.off[lo];
-        t.steps = rows / BK;
+        t.steps = rows / BK - spare;
         return t;
     }
     const int nt = tiles_of(g.N, BN), mt = tiles_of(rows, BM), mp = mt / 2;
@@ -128,9 +133,11 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
         place_of(at, mp, nt, m, n);
         t.a0 = g.off[lo] + (m * 2 + rank) * BM;
         t.b0 = n * BN;
+        t.half = spare && m * 2 + rank == mt - 1;
     } else {
         at -= mp * nt;
         t.share_b = false;
+        t.half = spare;
         t.a0 = g.off[lo] + (mt - 1) * BM;
         t.b0 = (at * 2 + rank) * BN;
     }
@@ -177,42 +184,43 @@ __device__ __forceinline__ uint32_t packed(float lo, float hi)
     return *reinterpret_cast<const uint32_t *>(&v);
 }
 
-/* 64 x 256 results of a warpgroup, in four blocks of 64 columns through two buffers. */
-__device__ __forceinline__ void store_bf16(const float (&d)[128], const CUtensorMap *mc,
-                                           uint32_t buffer, int group, int x0, int y, int z)
+/* Where 64 x 256 results of a warpgroup belong. */
+struct place {
+    int x, y, z;
+};
+
+/* Block b of them, 64 columns wide, in bf16, through one of two buffers. */
+__device__ __forceinline__ void store_bf16(const uint32_t (&low)[64], int b,
+                                           const CUtensorMap *mc, uint32_t buffer,
+                                           int group, const place &to)
 {
     const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const int row = warp * 16 + lane % 16, chunk = lane / 16;
+    const uint32_t out = buffer + b % 2 * OUT_BYTES;
 
+    if (thread == 0)
+        slc_tma_store_read<1>();
+    slc_group_sync(1 + group);
 #pragma unroll
-    for (int b = 0; b < 4; b++) {
-        const uint32_t out = buffer + b % 2 * OUT_BYTES;
+    for (int j = 0; j < 8; j += 2) {
+        const uint32_t *v = &low[(b * 8 + j) * 2];
 
-        if (thread == 0)
-            slc_tma_store_read<1>();
-        slc_group_sync(1 + group);
-#pragma unroll
-        for (int j = 0; j < 8; j += 2) {
-            const float *v = &d[(b * 8 + j) * 4];
-
-            slc_stmatrix(out + row * 128 + (((j + chunk) ^ (row % 8)) * 16),
-                         packed(v[0], v[1]), packed(v[2], v[3]), packed(v[4], v[5]),
-                         packed(v[6], v[7]));
-        }
-        slc_proxy_fence();
-        slc_group_sync(1 + group);
-        if (thread == 0)
-            slc_tma_store(mc, out, x0 + b * 64, y, z);
+        slc_stmatrix(out + row * 128 + (((j + chunk) ^ (row % 8)) * 16), v[0], v[1], v[2],
+                     v[3]);
     }
+    slc_proxy_fence();
+    slc_group_sync(1 + group);
+    if (thread == 0)
+        slc_tma_store(mc, out, to.x + b * 64, to.y, to.z);
 }
 
-/* The same in fp32, in eight blocks of 32 columns. */
+/* All of them in fp32, in eight blocks of 32 columns. */
 template <bool ADD>
 __device__ __forceinline__ void store_f32(const float (&d)[128], const CUtensorMap *mc,
-                                          uint32_t buffer, int group, int x0, int y, int z)
+                                          uint32_t buffer, int group, const place &to)
 {
     const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const int row = warp * 16 + lane / 4, half = lane % 4 / 2, at = lane % 2 * 8;
+    const int row = warp * 16 + lane / 4, half = lane % 4 / 2, odd = lane % 2 * 8;
 
 #pragma unroll
     for (int b = 0; b < 8; b++) {
@@ -224,19 +232,19 @@ __device__ __forceinline__ void store_f32(const float (&d)[128], const CUtensorM
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const float *v = &d[(b * 4 + j) * 4];
-            const uint32_t to = out + row * 128 + (((2 * j + half) ^ (row % 8)) * 16) + at;
+            const uint32_t at = out + row * 128 + (((2 * j + half) ^ (row % 8)) * 16) + odd;
 
-            slc_store_pair(to, v[0], v[1]);
-            slc_store_pair(to + 8 * 128, v[2], v[3]);
+            slc_store_pair(at, v[0], v[1]);
+            slc_store_pair(at + 8 * 128, v[2], v[3]);
         }
         slc_proxy_fence();
         slc_group_sync(1 + group);
         if (thread != 0)
             continue;
         if (ADD)
-            slc_tma_add(mc, out, x0 + b * 32, y, z);
+            slc_tma_add(mc, out, to.x + b * 32, to.y, to.z);
         else
-            slc_tma_store(mc, out, x0 + b * 32, y, z);
+            slc_tma_store(mc, out, to.x + b * 32, to.y, to.z);
     }
 }
 
@@ -255,6 +263,131 @@ __device__ __forceinline__ void multiply(float (&d)[128], uint32_t at, int group
     slc_wgmma_commit();
 }
 
+/* A ring of STAGES steps in shared memory; full[i] and empty[i] are its barriers. */
+struct ring {
+    uint32_t base, full, empty, phase;
+    int stage;
+};
+
+__device__ __forceinline__ void advance(ring &r)
+{
+    if (++r.stage == STAGES) {
+        r.stage = 0;
+        r.phase ^= 1;
+    }
+}
+
+/* The thread that loads. */
+template <bool A_MN, bool B_MN>
+__device__ __forceinline__ void load_tiles(const CUtensorMap *ma, const CUtensorMap *mb,
+                                           ring r, const int *pairs, const group_args &g)
+{
+    const int rank = slc_cluster_rank();
+
+    for (int pair = blockIdx.x / 2; pair < pairs[g.El]; pair += gridDim.x / 2) {
+        const tile t = tile_of(pairs, g, pair, rank, A_MN);
+
+        for (int s = 0; s < t.steps; s++) {
+            slc_bar_wait(r.empty + r.stage * 8, r.phase ^ 1);
+            slc_bar_expect(r.full + r.stage * 8, STAGE_BYTES);
+            load_step<A_MN, B_MN>(ma, mb, r.base + r.stage * STAGE_BYTES,
+                                  r.full + r.stage * 8, t, t.k0 + s * BK, rank);
+            advance(r);
+        }
+    }
+}
+
+/* Blocks of results that are due at step s of a tile: one a step while products run, and
+ * at its end (s = steps) what is left. */
+__device__ __forceinline__ void store_due(const uint32_t (&low)[64], int s, bool end,
+                                          const CUtensorMap *mc, uint32_t buffer, int group,
+                                          const place &to)
+{
+#pragma unroll
+    for (int b = 0; b < 4; b++)
+        if (end ? b >= s : b == s)
+            store_bf16(low, b, mc, buffer, group, to);
+}
+
+/* Steps of a tile whose rows are padding for this warpgroup. */
+__device__ __forceinline__ void skip_steps(ring &r, int steps)
+{
+    for (int s = 0; s < steps; s++) {
+        slc_bar_wait(r.full + r.stage * 8, r.phase);
+        if (threadIdx.x % 32 < 2)
+            slc_bar_arrive(r.empty + r.stage * 8, threadIdx.x % 32);
+        advance(r);
+    }
+}
+
+/* A warpgroup that multiplies. */
+template <bool A_MN, bool B_MN, int OUT>
+__device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
+                                               const int *pairs, const group_args &g,
+                                               int group)
+{
+    const int rank = slc_cluster_rank(), lane = threadIdx.x % 32;
+    const int count = pairs[g.El], step = gridDim.x / 2;
+    const uint32_t buffer = r.base + OUT_AT + group * 2 * OUT_BYTES;
+    float d[128];
+    uint32_t low[64]; /* the tile before, not stored yet */
+    place to = {};
+    bool due = false;
+    tile t, next = {};
+
+    if (blockIdx.x / 2 < count)
+        next = tile_of(pairs, g, blockIdx.x / 2, rank, A_MN);
+    for (int pair = blockIdx.x / 2; pair < count; pair += step) {
+        int before = 0;
+
+        t = next;
+        const bool idle = !A_MN && t.half && group == 1;
+
+        if (idle) {
+            skip_steps(r, t.steps);
+            t.steps = 0;
+        }
+        if (A_MN && t.steps == 0) {
+#pragma unroll
+            for (int i = 0; i < 128; i++)
+                d[i] = 0;
+        }
+        for (int s = 0; s < t.steps; s++) {
+            slc_bar_wait(r.full + r.stage * 8, r.phase);
+            multiply<A_MN, B_MN>(d, r.base + r.stage * STAGE_BYTES, group, s > 0);
+            if (OUT == OUT_BF16 && due && s < 4)
+                store_due(low, s, false, mc, buffer, group, to);
+            if (s > 0) {
+                slc_wgmma_wait<1>();
+                if (lane < 2)
+                    slc_bar_arrive(r.empty + before * 8, lane);
+            }
+            before = r.stage;
+            advance(r);
+        }
+        if (pair + step < count)
+            next = tile_of(pairs, g, pair + step, rank, A_MN);
+        if (OUT == OUT_BF16 && due && t.steps < 4)
+            store_due(low, t.steps, true, mc, buffer, group, to);
+        slc_wgmma_wait<0>();
+        if (t.steps > 0 && lane < 2)
+            slc_bar_arrive(r.empty + before * 8, lane);
+        to = {t.b0, t.a0 + group * 64, A_MN ? t.e : 0};
+        if (OUT == OUT_BF16) {
+#pragma unroll
+            for (int i = 0; i < 64; i++)
+                low[i] = idle ? 0 : packed(d[2 * i], d[2 * i + 1]);
+            due = true;
+        } else if (OUT == OUT_F32 || t.steps > 0) {
+            store_f32<OUT == OUT_F32_ADD>(d, mc, buffer, group, to);
+        }
+    }
+    if (OUT == OUT_BF16 && due)
+        store_due(low, 0, true, mc, buffer, group, to);
+    if (threadIdx.x % 128 == 0)
+        slc_tma_store_done();
+}
+
 #endif
 
 template <bool A_MN, bool B_MN, int OUT>
@@ -264,88 +397,32 @@ __global__ void __launch_bounds__(THREADS, 1)
                    const __grid_constant__ CUtensorMap mc, group_args g)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    constexpr bool WGRAD = A_MN;
     extern __shared__ __align__(1024) char smem[];
-    const uint32_t base = slc_smem(smem), full = base + BARS_AT, empty = full + STAGES * 8;
+    const uint32_t base = slc_smem(smem);
+    const ring r = {base, base + BARS_AT, base + BARS_AT + STAGES * 8, 0, 0};
     int *pairs = (int *)(smem + PAIRS_AT);
-    const int rank = slc_cluster_rank(), role = threadIdx.x / 128;
+    const int role = threadIdx.x / 128;
 
     if (threadIdx.x < 32)
-        count_pairs(pairs, g, WGRAD);
+        count_pairs(pairs, g, A_MN);
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            slc_bar_init(full + i * 8, 1);
-            slc_bar_init(empty + i * 8, 16); /* warps that multiply, in both blocks */
+            slc_bar_init(r.full + i * 8, 1);
+            slc_bar_init(r.empty + i * 8, 16); /* warps that multiply, in both blocks */
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
     slc_cluster_sync();
-    const int count = pairs[g.El], step = gridDim.x / 2;
-    int stage = 0;
-    uint32_t phase = 0;
-
     if (role == 0) {
         slc_regs_fewer<40>();
         if (threadIdx.x == 0)
-            for (int pair = blockIdx.x / 2; pair < count; pair += step) {
-                const tile t = tile_of(pairs, g, pair, rank, WGRAD);
-
-                for (int s = 0; s < t.steps; s++) {
-                    slc_bar_wait(empty + stage * 8, phase ^ 1);
-                    slc_bar_expect(full + stage * 8, STAGE_BYTES);
-                    load_step<A_MN, B_MN>(&ma, &mb, base + stage * STAGE_BYTES,
-                                          full + stage * 8, t, t.k0 + s * BK, rank);
-                    if (++stage == STAGES) {
-                        stage = 0;
-                        phase ^= 1;
-                    }
-                }
-            }
-        __syncwarp();
+            load_tiles<A_MN, B_MN>(&ma, &mb, r, pairs, g);
     } else {
         slc_regs_more<232>();
-        const int group = role - 1, lane = threadIdx.x % 32;
-        const uint32_t buffer = base + OUT_AT + group * 2 * OUT_BYTES;
-        float d[128];
-
-        for (int pair = blockIdx.x / 2; pair < count; pair += step) {
-            const tile t = tile_of(pairs, g, pair, rank, WGRAD);
-            int before = 0;
-
-            if (WGRAD && t.steps == 0) {
-#pragma unroll
-                for (int i = 0; i < 128; i++)
-                    d[i] = 0;
-            }
-            for (int s = 0; s < t.steps; s++) {
-                slc_bar_wait(full + stage * 8, phase);
-                multiply<A_MN, B_MN>(d, base + stage * STAGE_BYTES, group, s > 0);
-                if (s > 0) {
-                    slc_wgmma_wait<1>();
-                    if (lane < 2)
-                        slc_bar_arrive(empty + before * 8, lane);
-                }
-                before = stage;
-                if (++stage == STAGES) {
-                    stage = 0;
-                    phase ^= 1;
-                }
-            }
-            slc_wgmma_wait<0>();
-            if (t.steps > 0 && lane < 2)
-                slc_bar_arrive(empty + before * 8, lane);
-            if (OUT == OUT_BF16)
-                store_bf16(d, &mc, buffer, group, t.b0, t.a0 + group * 64,
-                           WGRAD ? t.e : 0);
-            else if (OUT == OUT_F32 || t.steps > 0)
-                store_f32<OUT == OUT_F32_ADD>(d, &mc, buffer, group, t.b0,
-                                              t.a0 + group * 64, t.e);
-        }
-        if (threadIdx.x % 128 == 0)
-            slc_tma_store_done();
-        __syncwarp();
+        multiply_tiles<A_MN, B_MN, OUT>(&mc, r, pairs, g, role - 1);
     }
+    __syncwarp();
     slc_cluster_sync(); /* the other block may still write or arrive here */
 #endif
 }
@@ -440,6 +517,7 @@ int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_a
         !map_of(&mc, a->y, a->N, a->rows_cap, 1, 64, SLC_BF16))
         return 0;
     g.off = a->off;
+    g.rec_of = a->rec_of;
     g.El = (int)a->El;
     g.M = (int)a->rows_cap;
     g.N = (int)a->N;
@@ -462,6 +540,7 @@ int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args
         !map_of(&mc, a->dw, a->Kd, a->N, a->El, 64, a->dw_dtype))
         return 0;
     g.off = a->off;
+    g.rec_of = a->rec_of;
     g.El = (int)a->El;
     g.M = (int)a->N;
     g.N = (int)a->Kd;

@@ -404,23 +404,24 @@ struct slc_expert_gather_args {
  * y[i] = x[i] W[e]^T for the rows i of each expert e, fp32 accumulation:
  * trans_w true:  W is [El,N,Kd], y [rows,N] (forward);
  * trans_w false: W is [El,Kd,N], y = x W[e] (the gradient by the input).
- * x [rows_cap,Kd]. Padding rows of y are zero when those of x are.
+ * x [rows_cap,Kd]. Padding rows of y are zero when those of x are. rec_of (NULL: not
+ * known): of expert_index; rows where it is -1 are zero in x and need not be computed.
  */
 struct slc_grouped_matmul_args {
     void *y;
     const void *x, *w;
-    const int32_t *off;
+    const int32_t *off, *rec_of;
     int64_t El, N, Kd, rows_cap;
     bool trans_w;
     enum slc_dtype dtype;
 };
 /* dw[e] (+)= dy_e^T x_e; dy [rows_cap,N], x [rows_cap,Kd], dw [El,N,Kd] of
  * dw_dtype (fp32 gradient buffer, or dtype with acc false). Experts without rows
- * add nothing (or write zero). */
+ * add nothing (or write zero). rec_of as in grouped_matmul, rows of dy and x. */
 struct slc_grouped_wgrad_args {
     void *dw;
     const void *dy, *x;
-    const int32_t *off;
+    const int32_t *off, *rec_of;
     int64_t El, N, Kd, rows_cap;
     bool acc;
     enum slc_dtype dtype, dw_dtype;

@@ -294,25 +294,25 @@ static void draw(const struct slc_param *p, uint64_t seed, int64_t first, int64_
     }
 }
 
-/* Upload n values to elements at.. of w, in the weights' dtype; bf16 is made in place.
- */
-static void put(const struct slc_params *ps, char *w, int64_t at, float *x, int64_t n,
-                struct slc_queue *q)
+/* Upload n values to elements at.. of w, in the weights' dtype; low: room for n in bf16. */
+static void put(const struct slc_params *ps, char *w, int64_t at, const float *x,
+                uint16_t *low, int64_t n, struct slc_queue *q)
 {
     const size_t elem = slc_dtype_size(ps->dtype);
 
-    for (int64_t i = 0; ps->dtype == SLC_BF16 && i < n; i++) {
-        const uint16_t low = slc_f32_to_bf16(x[i]);
-
-        memcpy((char *)x + 2 * i, &low, 2);
+    if (ps->dtype == SLC_BF16) {
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n; i++)
+            low[i] = slc_f32_to_bf16(x[i]);
     }
-    slc_upload(q, w + (size_t)at * elem, x, (size_t)n * elem);
+    slc_upload(q, w + (size_t)at * elem, ps->dtype == SLC_BF16 ? (const void *)low : x,
+               (size_t)n * elem);
 }
 
 int slc_params_init(struct slc_params *ps, uint64_t seed, struct slc_queue *q,
                     struct slc_err *e)
 {
-    float *chunk = malloc(INIT_CHUNK * sizeof(float));
+    float *chunk = malloc(INIT_CHUNK * (sizeof(float) + sizeof(uint16_t)));
 
     if (!chunk)
         return slc_errf(e, SLC_EXIT_SYSTEM, "no memory to draw the initial weights");
@@ -324,7 +324,7 @@ int slc_params_init(struct slc_params *ps, uint64_t seed, struct slc_queue *q,
             const int64_t n = p->local - at < INIT_CHUNK ? p->local - at : INIT_CHUNK;
 
             draw(p, seed, p->start + at, n, chunk);
-            put(ps, w, at, chunk, n, q);
+            put(ps, w, at, chunk, (uint16_t *)(chunk + INIT_CHUNK), n, q);
         }
         slc_param_release(ps, i, q);
     }

@@ -80,7 +80,8 @@ void slc_experts_up(const struct slc_experts *x, struct slc_queue *q,
     const struct slc_moe_shape *n = x->shape;
 
     SLC_RUN(q, grouped_matmul, .y = s->h, .x = s->x, .w = w->up, .off = s->off,
-            .El = n->El, .N = 2 * n->F, .Kd = n->H, .rows_cap = n->rows_cap,
+            .rec_of = s->rec_of, .El = n->El, .N = 2 * n->F, .Kd = n->H,
+            .rows_cap = n->rows_cap,
             .trans_w = true, .dtype = n->dtype);
 }
 
@@ -93,7 +94,8 @@ void slc_experts_forward(const struct slc_experts *x, struct slc_queue *q,
     SLC_RUN(q, swiglu_forward, .a = x->a, .h = s->h, .rows_dev = s->off + n->El,
             .rows = n->rows_cap, .F = n->F, .dtype = n->dtype);
     SLC_RUN(q, grouped_matmul, .y = x->y, .x = x->a, .w = w->down, .off = s->off,
-            .El = n->El, .N = n->H, .Kd = n->F, .rows_cap = n->rows_cap,
+            .rec_of = s->rec_of, .El = n->El, .N = n->H, .Kd = n->F,
+            .rows_cap = n->rows_cap,
             .trans_w = true, .dtype = n->dtype);
 }
 
@@ -118,20 +120,24 @@ void slc_experts_backward(const struct slc_experts *x, struct slc_queue *q,
     const struct slc_moe_shape *n = x->shape;
 
     SLC_RUN(q, grouped_matmul, .y = x->a, .x = x->y, .w = w->down, .off = s->off,
-            .El = n->El, .N = n->F, .Kd = n->H, .rows_cap = n->rows_cap,
+            .rec_of = s->rec_of, .El = n->El, .N = n->F, .Kd = n->H,
+            .rows_cap = n->rows_cap,
             .dtype = n->dtype);
     SLC_RUN(q, swiglu_backward, .dh = s->h, .aw = x->aw, .dw = x->dweight, .da0 = x->a,
             .h = s->h, .w = s->row_weight, .rows_dev = s->off + n->El,
             .rows = n->rows_cap, .F = n->F, .dtype = n->dtype);
     if (g->down)
         SLC_RUN(q, grouped_wgrad, .dw = g->down, .dy = x->y, .x = x->aw, .off = s->off,
-                .El = n->El, .N = n->H, .Kd = n->F, .rows_cap = n->rows_cap,
+                .rec_of = s->rec_of, .El = n->El, .N = n->H, .Kd = n->F,
+                .rows_cap = n->rows_cap,
                 .acc = g->dtype == SLC_F32, .dtype = n->dtype, .dw_dtype = g->dtype);
     if (g->up)
         SLC_RUN(q, grouped_wgrad, .dw = g->up, .dy = s->h, .x = s->x, .off = s->off,
-                .El = n->El, .N = 2 * n->F, .Kd = n->H, .rows_cap = n->rows_cap,
+                .rec_of = s->rec_of, .El = n->El, .N = 2 * n->F, .Kd = n->H,
+                .rows_cap = n->rows_cap,
                 .acc = g->dtype == SLC_F32, .dtype = n->dtype, .dw_dtype = g->dtype);
     SLC_RUN(q, grouped_matmul, .y = x->y, .x = s->h, .w = w->up, .off = s->off,
-            .El = n->El, .N = n->H, .Kd = 2 * n->F, .rows_cap = n->rows_cap,
+            .rec_of = s->rec_of, .El = n->El, .N = n->H, .Kd = 2 * n->F,
+            .rows_cap = n->rows_cap,
             .dtype = n->dtype);
 }

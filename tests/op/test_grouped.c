@@ -6,7 +6,28 @@ struct shape {
     int32_t off[10];
     bool acc;
     enum slc_dtype dtype, dw_dtype;
+    int32_t pad[10]; /* rows at the end of each segment; all 0: not told */
 };
+
+/* rec_of of the segments, on d, and zero rows of x, dy where it is -1. NULL: no padding */
+static int32_t *padding(struct op_dev *d, const struct shape *s, char *x, size_t x_row,
+                        char *dy, size_t dy_row)
+{
+    int32_t rec_of[1024], last = 0;
+
+    for (int64_t e = 0; e < s->El; e++)
+        for (int32_t i = s->off[e]; i < s->off[e + 1]; i++) {
+            const bool pad = i >= s->off[e + 1] - s->pad[e];
+
+            rec_of[i] = pad ? -1 : i % 2 ? -2 - i : i;
+            if (pad) {
+                memset(x + (size_t)i * x_row, 0, x_row);
+                memset(dy + (size_t)i * dy_row, 0, dy_row);
+                last = i;
+            }
+        }
+    return last ? op_up(d, rec_of, (size_t)s->off[s->El] * 4) : NULL;
+}
 
 static void run(struct op_dev *d, const void *param, struct op_out *o)
 {
@@ -16,19 +37,21 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
     const size_t z = slc_dtype_size(t);
     const double tol = t == SLC_F32 ? 1e-5 : 1.0 / 128;
     int32_t *off = op_up(d, s->off, (size_t)(s->El + 1) * 4);
-    void *x = op_up(d, op_values(cap * K, 1, 1, t), (size_t)(cap * K) * z);
-    void *dy = op_up(d, op_values(cap * N, 2, 1, t), (size_t)(cap * N) * z);
+    void *hx = op_values(cap * K, 1, 1, t), *hdy = op_values(cap * N, 2, 1, t);
+    const int32_t *rec_of = padding(d, s, hx, (size_t)K * z, hdy, (size_t)N * z);
+    void *x = op_up(d, hx, (size_t)(cap * K) * z);
+    void *dy = op_up(d, hdy, (size_t)(cap * N) * z);
     void *w = op_up(d, op_values(s->El * N * K, 3, 1, t), (size_t)(s->El * N * K) * z);
     void *y = op_new(d, (size_t)(cap * N) * z), *dx = op_new(d, (size_t)(cap * K) * z);
     void *dw = op_up(d, op_values(s->El * N * K, 4, 1, s->dw_dtype),
                      (size_t)(s->El * N * K) * slc_dtype_size(s->dw_dtype));
 
-    SLC_RUN(d->q, grouped_matmul, .y = y, .x = x, .w = w, .off = off, .El = s->El,
-            .N = N, .Kd = K, .rows_cap = cap, .trans_w = true, .dtype = t);
-    SLC_RUN(d->q, grouped_matmul, .y = dx, .x = dy, .w = w, .off = off, .El = s->El,
-            .N = K, .Kd = N, .rows_cap = cap, .dtype = t);
-    SLC_RUN(d->q, grouped_wgrad, .dw = dw, .dy = dy, .x = x, .off = off, .El = s->El,
-            .N = N, .Kd = K, .rows_cap = cap, .acc = s->acc, .dtype = t,
+    SLC_RUN(d->q, grouped_matmul, .y = y, .x = x, .w = w, .off = off, .rec_of = rec_of,
+            .El = s->El, .N = N, .Kd = K, .rows_cap = cap, .trans_w = true, .dtype = t);
+    SLC_RUN(d->q, grouped_matmul, .y = dx, .x = dy, .w = w, .off = off, .rec_of = rec_of,
+            .El = s->El, .N = K, .Kd = N, .rows_cap = cap, .dtype = t);
+    SLC_RUN(d->q, grouped_wgrad, .dw = dw, .dy = dy, .x = x, .off = off, .rec_of = rec_of,
+            .El = s->El, .N = N, .Kd = K, .rows_cap = cap, .acc = s->acc, .dtype = t,
             .dw_dtype = s->dw_dtype);
     op_take(o, d, "y", t, y, cap * N, tol); /* rows past the last stay as they were */
     op_take(o, d, "dx", t, dx, cap * K, tol);
@@ -37,17 +60,17 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
 }
 
 static const struct shape shapes[] = {
-    {1, 3, 5, {0, 0}, true, SLC_F32, SLC_F32},
-    {1, 3, 5, {0, 0}, false, SLC_F32, SLC_F32},
-    {1, 17, 33, {0, 1}, false, SLC_F32, SLC_F32},
-    {3, 17, 33, {0, 0, 67, 67}, true, SLC_F32, SLC_F32},
-    {3, 17, 33, {0, 0, 67, 67}, false, SLC_F32, SLC_F32},
-    {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_F32, SLC_F32},
-    {8, 64, 32, {0, 0, 0, 0, 0, 0, 0, 0, 300}, true, SLC_F32, SLC_F32},
-    {3, 17, 33, {0, 0, 67, 67}, true, SLC_BF16, SLC_F32},
-    {3, 17, 33, {0, 0, 67, 67}, false, SLC_BF16, SLC_F32},
-    {3, 17, 33, {0, 0, 67, 67}, false, SLC_BF16, SLC_BF16},
-    {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_BF16, SLC_F32},
+    {1, 3, 5, {0, 0}, true, SLC_F32, SLC_F32, {0}},
+    {1, 3, 5, {0, 0}, false, SLC_F32, SLC_F32, {0}},
+    {1, 17, 33, {0, 1}, false, SLC_F32, SLC_F32, {0}},
+    {3, 17, 33, {0, 0, 67, 67}, true, SLC_F32, SLC_F32, {0}},
+    {3, 17, 33, {0, 0, 67, 67}, false, SLC_F32, SLC_F32, {0}},
+    {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_F32, SLC_F32, {0}},
+    {8, 64, 32, {0, 0, 0, 0, 0, 0, 0, 0, 300}, true, SLC_F32, SLC_F32, {0}},
+    {3, 17, 33, {0, 0, 67, 67}, true, SLC_BF16, SLC_F32, {0}},
+    {3, 17, 33, {0, 0, 67, 67}, false, SLC_BF16, SLC_F32, {0}},
+    {3, 17, 33, {0, 0, 67, 67}, false, SLC_BF16, SLC_BF16, {0}},
+    {5, 300, 70, {0, 3, 20, 21, 88, 400}, true, SLC_BF16, SLC_F32, {0}},
 };
 
 Test(grouped, backends_agree)
@@ -61,14 +84,19 @@ Test(grouped, backends_agree)
 }
 
 /* Segments as a GPU has them (multiples of 128): an odd and an even number of row
- * tiles, empty experts, widths on both sides of a tile of 256 and of a step of 64. */
+ * tiles, empty experts, widths on both sides of a tile of 256 and of a step of 64;
+ * padding of less and of more than 64 rows in single tiles and in pairs. */
 static const struct shape low[] = {
-    {1, 8, 8, {0, 128}, false, SLC_BF16, SLC_BF16},
-    {4, 264, 200, {0, 128, 128, 512, 896}, false, SLC_BF16, SLC_BF16},
-    {4, 264, 200, {0, 128, 128, 512, 896}, true, SLC_BF16, SLC_F32},
-    {3, 136, 520, {0, 0, 384, 384}, false, SLC_BF16, SLC_F32},
-    {2, 600, 72, {0, 128, 256}, true, SLC_BF16, SLC_F32},
-    {2, 33, 70, {0, 128, 256}, true, SLC_BF16, SLC_F32},
+    {1, 8, 8, {0, 128}, false, SLC_BF16, SLC_BF16, {0}},
+    {4, 264, 200, {0, 128, 128, 512, 896}, false, SLC_BF16, SLC_BF16, {0}},
+    {4, 264, 200, {0, 128, 128, 512, 896}, true, SLC_BF16, SLC_F32, {0}},
+    {3, 136, 520, {0, 0, 384, 384}, false, SLC_BF16, SLC_F32, {0}},
+    {2, 600, 72, {0, 128, 256}, true, SLC_BF16, SLC_F32, {0}},
+    {2, 33, 70, {0, 128, 256}, true, SLC_BF16, SLC_F32, {0}},
+    {4, 264, 200, {0, 128, 128, 512, 896}, false, SLC_BF16, SLC_BF16, {63, 0, 64, 127}},
+    {4, 264, 520, {0, 128, 384, 640, 896}, false, SLC_BF16, SLC_BF16, {65, 64, 127, 1}},
+    {4, 264, 200, {0, 128, 128, 512, 896}, true, SLC_BF16, SLC_F32, {100, 0, 3, 64}},
+    {2, 72, 1000, {0, 128, 512}, false, SLC_BF16, SLC_BF16, {127, 100}},
 };
 
 Test(grouped, bf16_backends_agree)
@@ -105,7 +133,7 @@ static double forward(const double *v, const void *p)
 Test(grouped, backward_against_differences)
 {
     static const char *const backends[] = {"ref", "cpu"};
-    static const struct shape s = {3, 4, 5, {0, 6, 6, 11}, false, SLC_F32, SLC_F32};
+    static const struct shape s = {3, 4, 5, {0, 6, 6, 11}, false, SLC_F32, SLC_F32, {0}};
     const int64_t rows = 11, nw = s.El * s.N * s.Kd;
     struct ctx c = {.s = &s};
     double *x = op_doubles(op_normal((rows + 3) * s.Kd, 1, 1), SLC_F32, rows * s.Kd);
