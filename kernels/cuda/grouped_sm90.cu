@@ -9,8 +9,9 @@
  * engine delivers it to both. In a block one warp loads and two warpgroups multiply, 64
  * rows each, over a ring of STAGES steps of 64 along K. bf16 results stay in registers and
  * leave through shared memory between the first products of the next tile, so that the
- * tensor cores hardly wait for them. Padding is left out in steps of 64 rows. The grid is as large as the card; pairs of
- * tiles are dealt in turn, and their number is read from `off` on the card.
+ * tensor cores hardly wait for them. Of padding, forward and dgrad leave out 64 rows at a
+ * time, wgrad 16. The grid is as large as the card; pairs of tiles are dealt in turn, and
+ * their number is read from `off` on the card.
  *
  *   forward  y[row,n]   = x[row,k] W[e][n,k]     A = x,        B = W
  *   dgrad    y[row,n]   = x[row,k] W[e][k,n]     A = x,        B = W, MN-major
@@ -46,6 +47,7 @@ struct tile {
     int e, a0, b0, k0, steps;
     bool share_b; /* both blocks have the same columns; else the same rows */
     bool half;    /* rows 64 to 127 of this block are padding */
+    int slices;   /* of 16 that count in the last step; 4 but in wgrad */
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -118,12 +120,16 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
     t.e = lo;
     t.share_b = true;
     t.half = false;
+    t.slices = BK / 16;
     if (wgrad) {
         place_of(at, tiles_of(g.M, 2 * BM), tiles_of(g.N, BN), m, n);
         t.a0 = (m * 2 + rank) * BM;
         t.b0 = n * BN;
         t.k0 = g.off[lo];
         t.steps = rows / BK - spare;
+        for (; t.steps > 0 && g.rec_of && t.slices > 1; t.slices--)
+            if (g.rec_of[t.k0 + t.steps * BK - (5 - t.slices) * 16] != -1)
+                break;
         return t;
     }
     const int nt = tiles_of(g.N, BN), mt = tiles_of(rows, BM), mp = mt / 2;
@@ -248,7 +254,7 @@ __device__ __forceinline__ void store_f32(const float (&d)[128], const CUtensorM
     }
 }
 
-template <bool A_MN, bool B_MN>
+template <bool A_MN, bool B_MN, int SLICES>
 __device__ __forceinline__ void multiply(float (&d)[128], uint32_t at, int group,
                                          bool keep)
 {
@@ -257,7 +263,7 @@ __device__ __forceinline__ void multiply(float (&d)[128], uint32_t at, int group
 
     slc_wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < BK / 16; k++)
+    for (int k = 0; k < SLICES; k++)
         slc_wgmma<A_MN, B_MN>(d, a + k * (A_MN ? 128 : 2), b + k * (B_MN ? 128 : 2),
                               keep || k > 0);
     slc_wgmma_commit();
@@ -354,7 +360,17 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
         }
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.full + r.stage * 8, r.phase);
-            multiply<A_MN, B_MN>(d, r.base + r.stage * STAGE_BYTES, group, s > 0);
+            const int slices = A_MN && s + 1 == t.steps ? t.slices : BK / 16;
+            const uint32_t at = r.base + r.stage * STAGE_BYTES;
+
+            if (slices == 4)
+                multiply<A_MN, B_MN, 4>(d, at, group, s > 0);
+            else if (slices == 3)
+                multiply<A_MN, B_MN, 3>(d, at, group, s > 0);
+            else if (slices == 2)
+                multiply<A_MN, B_MN, 2>(d, at, group, s > 0);
+            else
+                multiply<A_MN, B_MN, 1>(d, at, group, s > 0);
             if (OUT == OUT_BF16 && due && s < 4)
                 store_due(low, s, false, mc, buffer, group, to);
             if (s > 0) {
