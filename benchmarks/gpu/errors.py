@@ -274,19 +274,26 @@ def documents(T):
     return lens + [T - sum(lens)]
 
 
+def many_documents(T):
+    lens = [1 + i * 7919 % (T // 24) for i in range(20)]
+    return lens + [T - sum(lens)]
+
+
 def attention(s, dt):
     T, D = s["rows"] * s["S"], s["D"]
     for NQ, NK, lens, window, name in (
             (s["heads"], s["heads"], [s["S"]] * s["rows"], 0, "whole rows"),
             (s["heads"], s["kv_heads"], [s["S"]] * s["rows"], 0, "grouped heads"),
             (s["heads"], s["kv_heads"], documents(T), 0, "packed"),
+            (s["heads"], s["heads"], many_documents(T), 0, "many documents"),
             (s["heads"], s["kv_heads"], [s["S"]] * s["rows"], s["S"] // 3, "window")):
         q, k, v, do = (normal(T, n, D, dt=dt) for n in (NQ, NK, NK, NQ))
         o, dq, dk, dv = (empty(*x.shape, dt=dt) for x in (q, q, k, v))
         lse, seg = empty(T, NQ, dt=F32), ints([0] + lens).cumsum(0).int()
-        args = dict(q=q, k=k, v=v, o=o, lse=lse, seg=seg, T=T, NQ=NQ, NK=NK, D=D,
-                    n_seg=len(lens), max_len=max(lens), window=window, scale=D**-0.5,
-                    dtype=NUMBER[dt])
+        bounds = seg.cpu()
+        args = dict(q=q, k=k, v=v, o=o, lse=lse, seg=seg, seg_host=bounds, T=T, NQ=NQ,
+                    NK=NK, D=D, n_seg=len(lens), max_len=max(lens), window=window,
+                    scale=D**-0.5, dtype=NUMBER[dt])
         run("attention_forward", **args)
         run("attention_backward", dq=dq, dk=dk, dv=dv, d_o=do, **args)
 

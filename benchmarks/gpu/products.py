@@ -208,8 +208,9 @@ def attention(shapes):
             o, dq, dk, dv = (torch.empty_like(x) for x in (q, q, k, v))
             lse = torch.empty(T, h, device="cuda")
             seg = torch.tensor([0] + lens, device="cuda").cumsum(0).int()
-            same = dict(q=q, k=k, v=v, o=o, lse=lse, seg=seg, T=T, NQ=h, NK=hk, D=D,
-                        n_seg=n, max_len=max(lens), scale=D**-0.5, dtype=1)
+            bounds = seg.cpu()
+            same = dict(q=q, k=k, v=v, o=o, lse=lse, seg=seg, seg_host=bounds, T=T, NQ=h,
+                        NK=hk, D=D, n_seg=n, max_len=max(lens), scale=D**-0.5, dtype=1)
             fwd = lambda: B.run("attention_forward", **same)
             bwd = lambda: B.run("attention_backward", dq=dq, dk=dk, dv=dv, d_o=do, **same)
             pairs = sum(c * (c + 1) // 2 for c in lens)

@@ -4,191 +4,94 @@
 #ifdef SLC_HAVE_CUDNN
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/sdpa.h"
+#include "kernels/cuda/attention_plans.h"
+#include "kernels/cuda/packing.h"
 
 /*
- * bf16 attention by cuDNN. A plan serves all packings of at most B sequences of at most S
- * tokens: the number of sequences is rounded up to a power of two and the
- * longest of them to one or 3/4 of one, lengths and offsets are read on the GPU. Rows that are whole sequences have a plan of
- * their own, without masks of padding. Plans are made at set-up, for packings down to
- * documents of SHORT tokens on average; one of still more documents makes its plan when it
- * comes. What cuDNN has no engine for runs on attention_plain.cu, and the first such shape
- * is named on stderr.
+ * bf16 attention by cuDNN. Rows that are whole sequences have a plan of their own, without
+ * masks of padding. Packed documents are cut by length into calls of plans with room for B
+ * sequences of S tokens (packing.h); which of them are meant is read on the GPU. All plans
+ * that a packing can need are made at set-up: for each S, every power of two B up to
+ * slc_packing_most. What cuDNN has no engine for runs on attention_plain.cu, and the first
+ * such shape is named on stderr.
  */
 
-/* The backward keeps dS: heads, then sequences, are split until it fits. */
+/* The backward keeps dS. */
 #define WORKSPACE_BYTES (2ll << 30)
-#define SHORT 16
-#define LEAST_S 512
-
-struct entry {
-    struct slc_sdpa_shape shape;
-    struct slc_sdpa_plan plan;
-    bool usable;
-};
-
-struct slc_cuda_attention {
-    cudnnHandle_t handle; /* NULL: cuDNN did not start */
-    struct entry *entry;
-    int n, room;
-    bool said; /* that there are shapes that run on the plain kernel */
-    int64_t whole; /* tokens of a row, of the largest prepared */
-};
 
 /* Arguments that forward and backward share, and how the work is cut. */
 struct job {
-    struct slc_sdpa_shape shape; /* of one call */
-    int64_t n_seg, sequences;    /* sequences: B of all calls together */
+    struct slc_sdpa_shape shape; /* of the calls of a part */
+    struct slc_packing packing;
+    struct slc_packing_rule rule;
     const struct slc_attention_backward_args *a;
 };
 
-static struct slc_cuda_attention *state(struct slc_cuda *c)
-{
-    if (c->attention)
-        return c->attention;
-    struct slc_cuda_attention *s = calloc(1, sizeof(*s));
-    if (s && cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS)
-        s->handle = NULL; /* plan_of says so */
-    return c->attention = s;
-}
+/* What the plans of a job ask for. */
+struct need {
+    size_t workspace;
+    bool sum, full; /* SLC_SDPA_SUM, SLC_SDPA_DK_FULL and DV_FULL */
+};
 
-void slc_cuda_attention_destroy(struct slc_cuda_attention *s)
-{
-    if (!s)
-        return;
-    for (int i = 0; i < s->n; i++)
-        slc_sdpa_plan_release(&s->entry[i].plan);
-    free(s->entry);
-    if (s->handle)
-        cudnnDestroy(s->handle);
-    free(s);
-}
-
-void slc_cuda_attention_describe(const struct slc_cuda *c, char *text, size_t len)
-{
-    const size_t v = cudnnGetVersion();
-
-    (void)c;
-    snprintf(text, len, "cuDNN %zu.%zu.%zu", v / 10000, v / 100 % 100, v % 100);
-}
-
-/* bf16 attention that runs many times slower than it could is not kept quiet. */
-static void say_plain(struct slc_cuda *c, int64_t S, int64_t D, const char *why)
-{
-    if (c->attention && !c->attention->said)
-        fprintf(stderr, "sluice: attention in bf16 of %lld tokens, heads of %lld, runs on the "
-                        "plain kernel, which is slow: %s\n",
-                (long long)S, (long long)D, why);
-    if (c->attention)
-        c->attention->said = true;
-}
-
-static struct entry *new_entry(struct slc_cuda_attention *s)
-{
-    if (s->n == s->room) {
-        const int room = s->room ? 2 * s->room : 256;
-        struct entry *more = realloc(s->entry, (size_t)room * sizeof(*more));
-
-        if (!more)
-            return NULL;
-        s->entry = more;
-        s->room = room;
-    }
-    return &s->entry[s->n++];
-}
-
-/* Valid until the next call. NULL: cuDNN cannot. */
-static struct slc_sdpa_plan *plan_of(struct slc_cuda *c, const struct slc_sdpa_shape *shape)
-{
-    struct slc_cuda_attention *s = state(c);
-    struct slc_err e = SLC_ERR_INIT;
-
-    if (!s)
-        return NULL;
-    if (!s->handle) {
-        say_plain(c, shape->S, shape->D, "cuDNN does not start");
-        return NULL;
-    }
-    for (int i = 0; i < s->n; i++)
-        if (!memcmp(&s->entry[i].shape, shape, sizeof(*shape)))
-            return s->entry[i].usable ? &s->entry[i].plan : NULL;
-    struct entry *x = new_entry(s);
-    if (!x) {
-        say_plain(c, shape->S, shape->D, "no memory for its plan");
-        return NULL;
-    }
-    x->shape = *shape;
-    x->usable = slc_sdpa_plan_make(&x->plan, shape, s->handle, NULL, &e) == 0;
-    if (!x->usable)
-        say_plain(c, shape->S, shape->D, e.text);
-    return x->usable ? &x->plan : NULL;
-}
-
-static int64_t power_of_two(int64_t n)
-{
-    int64_t p = 1;
-
-    while (p < n)
-        p *= 2;
-    return p;
-}
-
-/* Room for sequences of at most `longest` tokens, in rows of `whole` (0: not known). */
-static int64_t room_for(int64_t longest, int64_t whole)
-{
-    int64_t s = power_of_two(longest < LEAST_S ? LEAST_S : longest);
-
-    if (s > LEAST_S && s / 4 * 3 >= longest)
-        s = s / 4 * 3;
-    if (whole >= longest && s > whole)
-        s = whole;
-    return (s + 127) / 128 * 128;
-}
-
-/* The next smaller room. */
-static int64_t room_below(int64_t s)
-{
-    return power_of_two(s) == s ? s / 4 * 3 : s / 3 * 2;
-}
-
-/* Whether cuDNN can be asked at all, and the cut of the work into calls. */
+/* Whether cuDNN can be asked at all; the cut of the work is not made yet. */
 static bool job_of(struct job *j, const struct slc_cuda *c,
                    const struct slc_attention_backward_args *a, bool backward)
 {
-    struct slc_sdpa_shape *s = &j->shape;
-    const int64_t row = c->attention ? c->attention->whole : 0;
-    const bool whole = a->n_seg * a->max_len == a->T && a->max_len % 128 == 0 &&
-                       (row == 0 || a->max_len == row);
-
     if (a->dtype != SLC_BF16 || a->D % 8 || a->D > 128 || c->prop.major < 9 ||
         a->max_len <= 0 || a->T * a->NQ * a->D >= 1ll << 31)
         return false;
-    memset(j, 0, sizeof(*j)); /* shapes are compared as bytes */
+    memset(&j->shape, 0, sizeof(j->shape)); /* shapes are compared as bytes */
     j->a = a;
-    j->n_seg = a->n_seg;
-    s->B = whole ? a->n_seg : power_of_two(a->n_seg);
-    s->S = whole ? a->max_len : room_for(a->max_len, row);
-    s->NQ = s->heads = a->NQ;
-    s->NK = s->kv_heads = a->NK;
-    s->D = a->D;
-    s->window = a->window;
-    s->backward = backward;
-    s->ragged = !whole;
-    j->sequences = s->B;
-    while (backward && 2 * s->B * s->heads * s->S * s->S > WORKSPACE_BYTES) {
-        if (s->kv_heads % 2 == 0) {
-            s->kv_heads /= 2;
-            s->heads /= 2;
-        } else if (s->B % 2 == 0) {
-            s->B /= 2;
-        } else {
-            break;
-        }
-    }
+    j->shape.NQ = a->NQ;
+    j->shape.NK = a->NK;
+    j->shape.D = a->D;
+    j->shape.window = a->window;
+    j->shape.backward = backward;
+    j->rule = (struct slc_packing_rule){
+        .T = a->T,
+        .row = c->attention ? c->attention->whole : 0,
+        .heads = a->NQ,
+        .kv_heads = a->NK,
+        .workspace = backward ? WORKSPACE_BYTES : 0,
+    };
+    return true;
+}
+
+static void cut(struct job *j)
+{
+    const struct slc_attention_backward_args *a = j->a;
+    const bool whole = a->n_seg * a->max_len == a->T && a->max_len % 128 == 0 &&
+                       (j->rule.row == 0 || a->max_len == j->rule.row);
+
+    j->shape.ragged = !whole;
+    if (whole)
+        slc_packing_rows(&j->packing, &j->rule, a->n_seg, a->max_len);
+    else
+        slc_packing_cut(&j->packing, &j->rule, a->seg_host, a->n_seg, a->max_len);
+}
+
+/* The plan of calls of B sequences with room for S tokens, the job's shape. NULL: none. */
+static struct slc_sdpa_plan *plan_for(struct slc_cuda *c, struct job *j, int64_t B,
+                                      int64_t S)
+{
+    struct slc_sdpa_shape *s = &j->shape;
+
+    s->B = B;
+    s->S = S;
+    s->kv_heads = slc_packing_kv_heads(&j->rule, B, S);
+    s->heads = s->NQ / s->NK * s->kv_heads;
+    return slc_cuda_attention_plan(c, s);
+}
+
+static bool add_need(struct need *n, const struct slc_sdpa_plan *p)
+{
+    if (!p)
+        return false;
+    n->workspace = (size_t)slc_most((int64_t)n->workspace, p->workspace);
+    n->sum = n->sum || p->uses[SLC_SDPA_SUM];
+    n->full = n->full || p->uses[SLC_SDPA_DK_FULL];
     return true;
 }
 
@@ -205,11 +108,11 @@ static size_t part(size_t *at, size_t bytes)
     return here;
 }
 
-static struct parts parts_of(const struct job *j, const struct slc_sdpa_plan *p)
+static struct parts parts_of(const struct slc_attention_backward_args *a, int64_t slots,
+                             const struct need *n)
 {
-    const size_t list = (size_t)(j->sequences + 1) * sizeof(int32_t);
-    const size_t rows = (size_t)(j->a->T * j->a->NQ), full = rows * (size_t)j->a->D * 2;
-    const bool grouped = p->uses[SLC_SDPA_DK_FULL];
+    const size_t list = (size_t)(slots + 1) * sizeof(int32_t);
+    const size_t rows = (size_t)(a->T * a->NQ), full = rows * (size_t)a->D * 2;
     struct parts x;
     size_t at = 0;
 
@@ -217,15 +120,15 @@ static struct parts parts_of(const struct job *j, const struct slc_sdpa_plan *p)
     x.off_q = part(&at, list);
     x.off_k = part(&at, list);
     x.off_stats = part(&at, list);
-    x.sum = part(&at, p->uses[SLC_SDPA_SUM] ? rows * sizeof(float) : 0);
-    x.dk = part(&at, grouped ? full : 0);
-    x.dv = part(&at, grouped ? full : 0);
-    x.workspace = part(&at, (size_t)p->workspace);
+    x.sum = part(&at, n->sum ? rows * sizeof(float) : 0);
+    x.dk = part(&at, n->full ? full : 0);
+    x.dv = part(&at, n->full ? full : 0);
+    x.workspace = part(&at, n->workspace);
     x.end = at;
     return x;
 }
 
-/* Pointers of the call for sequences from b0 and kv heads from h0. */
+/* Pointers of the call for sequences from slot (whole rows: row) b0, kv heads from h0. */
 static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct job *j, char *scratch,
                       const struct parts *x, int64_t b0, int64_t h0)
 {
@@ -259,99 +162,127 @@ static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct job *j, char *
 #undef AT
 }
 
-/* true: done by cuDNN (or the queue has failed). */
-static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a,
-                bool backward)
+/* All calls of a part, one after another. */
+static cudnnStatus_t run_part(struct slc_cuda *c, struct job *j,
+                              const struct slc_packing_part *part, char *scratch,
+                              const struct parts *x)
 {
-    struct slc_cuda *c = slc_cuda_queue_of(q)->cuda;
-    float scale = a->scale, inf = -INFINITY, one = 1, window = (float)a->window;
+    float scale = j->a->scale, inf = -INFINITY, one = 1, window = (float)j->a->window;
     void *arrays[SLC_SDPA_ARRAYS] = {
         [SLC_SDPA_SCALE] = &scale,
         [SLC_SDPA_MINUS_INFINITY] = &inf,
         [SLC_SDPA_ONE] = &one,
         [SLC_SDPA_WINDOW] = &window,
     };
+    const struct slc_sdpa_plan *p = plan_for(c, j, part->B, part->S);
+    cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
+
+    for (int64_t i = 0; i < part->calls; i++)
+        for (int64_t h = 0; h < j->a->NK; h += j->shape.kv_heads) {
+            const int64_t b = j->shape.ragged ? part->slot + i * part->stride : i * part->B;
+
+            arrays_of(arrays, j, scratch, x, b, h);
+            if (s == CUDNN_STATUS_SUCCESS)
+                s = slc_sdpa_plan_run(p, c->attention->handle, arrays,
+                                      scratch + x->workspace);
+        }
+    return s;
+}
+
+/* true: done by cuDNN (or the queue has failed). */
+static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a,
+                bool backward)
+{
+    struct slc_cuda *c = slc_cuda_queue_of(q)->cuda;
+    struct need need = {0};
     struct job j;
 
     if (!job_of(&j, c, a, backward))
         return false;
-    const struct slc_sdpa_plan *p = plan_of(c, &j.shape);
-    if (!p)
-        return false;
-    const struct parts x = parts_of(&j, p);
+    cut(&j);
+    for (int i = 0; i < j.packing.n; i++)
+        if (!add_need(&need, plan_for(c, &j, j.packing.part[i].B, j.packing.part[i].S)))
+            return false;
+    const struct parts x = parts_of(a, j.packing.slots, &need);
     char *scratch = slc_cuda_scratch(q, x.end);
     if (!scratch)
         return true;
-    if (j.shape.ragged)
-        slc_cuda_sequences(q, (int32_t *)(scratch + x.length),
-                           (int32_t *)(scratch + x.off_q), (int32_t *)(scratch + x.off_k),
-                           (int32_t *)(scratch + x.off_stats), a->seg, a->n_seg,
-                           j.sequences, a->NQ, a->NK, a->D);
-    cudnnHandle_t handle = c->attention->handle;
-    cudnnStatus_t s = cudnnSetStream(handle, slc_cuda_queue_of(q)->stream);
-    for (int64_t b = 0; b < j.sequences; b += j.shape.B)
-        for (int64_t h = 0; h < a->NK; h += j.shape.kv_heads) {
-            if (j.shape.ragged && b >= a->n_seg)
-                break;
-            arrays_of(arrays, &j, scratch, &x, b, h);
-            if (s == CUDNN_STATUS_SUCCESS)
-                s = slc_sdpa_plan_run(p, handle, arrays, scratch + x.workspace);
-        }
+    if (j.shape.ragged) {
+        const struct slc_cuda_sequences to = {
+            (int32_t *)(scratch + x.length), (int32_t *)(scratch + x.off_q),
+            (int32_t *)(scratch + x.off_k), (int32_t *)(scratch + x.off_stats)};
+
+        slc_cuda_sequences(q, &to, &j.packing, a->seg, a->n_seg, a->NQ, a->NK, a->D);
+    }
+    cudnnStatus_t s =
+        cudnnSetStream(c->attention->handle, slc_cuda_queue_of(q)->stream);
+    for (int i = 0; i < j.packing.n && s == CUDNN_STATUS_SUCCESS; i++)
+        s = run_part(c, &j, &j.packing.part[i], scratch, &x);
     if (s != CUDNN_STATUS_SUCCESS)
         slc_cuda_fail_text(q, SLC_EXIT_BUG, cudnnGetErrorString(s));
     return true;
 }
 
-/* Plans of both passes; the scratch of the larger. */
-static size_t prepare_one(struct slc_cuda *c, const struct slc_attention_backward_args *a)
+/* Plans of one pass of rows of max_len tokens; the most scratch that it can take. */
+static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_args *a,
+                      bool backward)
 {
-    size_t most = 0;
+    const int64_t rows = a->max_len > 0 ? a->T / a->max_len : 0;
+    struct slc_attention_backward_args one = *a; /* whole rows */
+    struct need need = {0};
+    struct job j;
 
-    for (int backward = 0; backward < 2; backward++) {
-        struct job j;
-        struct slc_sdpa_plan *p = NULL;
-
-        if (job_of(&j, c, a, backward))
-            p = plan_of(c, &j.shape);
-        else
-            say_plain(c, a->max_len, a->D,
-                      "cuDNN's takes heads of at most 128 in steps of 8, on Hopper");
-        if (p)
-            most = (size_t)slc_most((int64_t)most, (int64_t)parts_of(&j, p).end);
+    if (a->dtype != SLC_BF16 || rows == 0 || rows * a->max_len != a->T ||
+        !slc_cuda_attention_state(c))
+        return 0;
+    c->attention->whole = slc_most(c->attention->whole, a->max_len);
+    one.n_seg = rows;
+    if (!job_of(&j, c, &one, backward)) {
+        slc_cuda_attention_say_plain(
+            c, a->max_len, a->D,
+            "cuDNN's takes heads of at most 128 in steps of 8, on Hopper");
+        return 0;
     }
-    return most;
+    cut(&j);
+    if (!j.shape.ragged)
+        add_need(&need, plan_for(c, &j, j.packing.part[0].B, a->max_len));
+    j.shape.ragged = true;
+    for (int64_t S = slc_packing_room(&j.rule, 1);; S = slc_packing_room(&j.rule, S + 1)) {
+        for (int64_t B = 1; B <= slc_packing_most(&j.rule, S); B *= 2)
+            add_need(&need, plan_for(c, &j, B, S));
+        if (S >= a->max_len)
+            return parts_of(a, 8 * a->T, &need).end;
+    }
 }
 
-size_t slc_cuda_attention_prepare(struct slc_cuda *c,
-                                  const struct slc_attention_backward_args *a)
+static struct slc_attention_backward_args
+as_backward(const struct slc_attention_forward_args *f)
 {
-    struct slc_attention_backward_args one = *a;
-    const int64_t rows = a->max_len > 0 ? a->T / a->max_len : 0;
-    size_t most;
+    return (struct slc_attention_backward_args){
+        .o = f->o, .lse = f->lse, .q = f->q, .k = f->k, .v = f->v, .seg = f->seg,
+        .seg_host = f->seg_host, .T = f->T, .NQ = f->NQ, .NK = f->NK, .D = f->D,
+        .n_seg = f->n_seg, .max_len = f->max_len, .window = f->window,
+        .scale = f->scale, .dtype = f->dtype};
+}
 
-    if (a->dtype != SLC_BF16 || rows == 0 || rows * a->max_len != a->T || !state(c))
-        return 0;
-    if (a->max_len > c->attention->whole)
-        c->attention->whole = a->max_len;
-    one.n_seg = rows;
-    most = prepare_one(c, &one);
-    for (int64_t longest = room_for(a->max_len, 0);; longest = room_below(longest)) {
-        one.max_len = slc_least(longest, a->max_len);
-        for (one.n_seg = power_of_two(a->T / longest + 1); one.n_seg <= a->T / SHORT;
-             one.n_seg *= 2)
-            most = (size_t)slc_most((int64_t)most, (int64_t)prepare_one(c, &one));
-        if (longest <= LEAST_S)
-            return most;
-    }
+size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,
+                                          const struct slc_attention_forward_args *f)
+{
+    const struct slc_attention_backward_args a = as_backward(f);
+
+    return prepare(c, &a, false);
+}
+
+size_t slc_cuda_attention_prepare_backward(struct slc_cuda *c,
+                                           const struct slc_attention_backward_args *a)
+{
+    return prepare(c, a, true);
 }
 
 void slc_cuda_attention_forward(struct slc_queue *q,
                                 const struct slc_attention_forward_args *f)
 {
-    const struct slc_attention_backward_args a = {
-        .o = f->o, .lse = f->lse, .q = f->q, .k = f->k, .v = f->v, .seg = f->seg,
-        .T = f->T, .NQ = f->NQ, .NK = f->NK, .D = f->D, .n_seg = f->n_seg,
-        .max_len = f->max_len, .window = f->window, .scale = f->scale, .dtype = f->dtype};
+    const struct slc_attention_backward_args a = as_backward(f);
 
     if (f->T > 0 && !run(q, &a, false))
         slc_cuda_attention_forward_plain(q, f);
@@ -366,21 +297,16 @@ void slc_cuda_attention_backward(struct slc_queue *q,
 
 #else
 
-#include <stdio.h>
-
-void slc_cuda_attention_destroy(struct slc_cuda_attention *s)
-{
-    (void)s;
-}
-
-void slc_cuda_attention_describe(const struct slc_cuda *c, char *text, size_t len)
+size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,
+                                          const struct slc_attention_forward_args *a)
 {
     (void)c;
-    snprintf(text, len, "no cuDNN");
+    (void)a;
+    return 0;
 }
 
-size_t slc_cuda_attention_prepare(struct slc_cuda *c,
-                                  const struct slc_attention_backward_args *a)
+size_t slc_cuda_attention_prepare_backward(struct slc_cuda *c,
+                                           const struct slc_attention_backward_args *a)
 {
     (void)c;
     (void)a;

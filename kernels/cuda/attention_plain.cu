@@ -438,29 +438,3 @@ void slc_cuda_attention_backward_plain(struct slc_queue *q,
             slc_cuda_fail_text(q, SLC_EXIT_UNSUPPORTED, TOO_WIDE);
     });
 }
-
-/* Lengths and offsets of B sequences from the n_seg + 1 bounds; the rest is empty. */
-__global__ void sequences_kernel(int32_t *length, int32_t *off_q, int32_t *off_k,
-                                 int32_t *off_stats, const int32_t *seg, int64_t n_seg,
-                                 int64_t B, int NQ, int NK, int D)
-{
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-
-    if (i > B)
-        return;
-    const int at = seg[i < n_seg ? i : n_seg];
-    off_q[i] = at * NQ * D;
-    off_k[i] = at * NK * D;
-    off_stats[i] = at * NQ;
-    if (i < B)
-        length[i] = i < n_seg ? seg[i + 1] - at : 0;
-}
-
-void slc_cuda_sequences(struct slc_queue *q, int32_t *length, int32_t *off_q,
-                        int32_t *off_k, int32_t *off_stats, const int32_t *seg,
-                        int64_t n_seg, int64_t B, int64_t NQ, int64_t NK, int64_t D)
-{
-    sequences_kernel<<<(unsigned)slc_ceil_div(B + 1, 256), 256, 0, SLC_STREAM(q)>>>(
-        length, off_q, off_k, off_stats, seg, n_seg, B, (int)NQ, (int)NK, (int)D);
-    slc_cuda_launched(q, "attention");
-}

@@ -114,13 +114,24 @@ void slc_cuda_attention_forward_plain(struct slc_queue *q,
                                       const struct slc_attention_forward_args *a);
 void slc_cuda_attention_backward_plain(struct slc_queue *q,
                                        const struct slc_attention_backward_args *a);
-void slc_cuda_sequences(struct slc_queue *q, int32_t *length, int32_t *off_q,
-                        int32_t *off_k, int32_t *off_stats, const int32_t *seg,
-                        int64_t n_seg, int64_t B, int64_t NQ, int64_t NK, int64_t D);
+/*
+ * Lists of sequences by slot (sequences.cu): lengths, and offsets in elements of their
+ * first tokens. Documents go to the slots of the packing by length, longest first, equal
+ * ones in order; other slots are empty sequences at the end.
+ */
+struct slc_packing;
+struct slc_cuda_sequences {
+    int32_t *length, *off_q, *off_k, *off_stats;
+};
+void slc_cuda_sequences(struct slc_queue *q, const struct slc_cuda_sequences *to,
+                        const struct slc_packing *p, const int32_t *seg, int64_t n_seg,
+                        int64_t NQ, int64_t NK, int64_t D);
 void slc_cuda_attention_destroy(struct slc_cuda_attention *a);
-/* Plans for whole rows of max_len tokens; their scratch. */
-size_t slc_cuda_attention_prepare(struct slc_cuda *c,
-                                  const struct slc_attention_backward_args *a);
+/* All plans of rows of max_len tokens, whole or packed, of one pass; their scratch. */
+size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,
+                                          const struct slc_attention_forward_args *a);
+size_t slc_cuda_attention_prepare_backward(struct slc_cuda *c,
+                                           const struct slc_attention_backward_args *a);
 void slc_cuda_attention_describe(const struct slc_cuda *c, char *text, size_t len);
 
 size_t slc_cuda_embedding_scratch(struct slc_cuda *c,

@@ -30,10 +30,12 @@ size_t slc_cuda_scratch_of(struct slc_cuda *c, enum slc_op op, const void *args)
         return floats(264 * norm->H);
     case SLC_OP_qkv_rope_backward:
         return rope_scratch(args);
+    case SLC_OP_attention_forward:
+        return slc_cuda_attention_prepare_forward(c, args);
     case SLC_OP_attention_backward:
         return (size_t)slc_most(
             (int64_t)floats(attention->T * attention->NQ),
-            (int64_t)slc_cuda_attention_prepare(c, attention));
+            (int64_t)slc_cuda_attention_prepare_backward(c, attention));
     case SLC_OP_router_forward: /* parts of 1024 tokens */
         return floats((slc_ceil_div(router->T, 1024) + 1) * router->P * router->E);
     case SLC_OP_dispatch_index: /* chunks of 256 */

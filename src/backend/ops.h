@@ -209,6 +209,8 @@ struct slc_qkv_rope_backward_args {
  * u in the segment, u <= t, and t - u < window if window > 0; g = h / (NQ/NK).
  * seg is int32 [n_seg+1], ascending, seg[n_seg] = T; empty segments are allowed
  * (the host bound n_seg serves every packing). max_len bounds segment lengths.
+ * seg_host: the same bounds in host memory, read by the call only, or NULL; a backend
+ * may cut its work by them.
  * lse [T,NQ] = log sum exp of the scaled scores, kept for backward.
  * fp32 softmax; memory linear in T.
  */
@@ -216,7 +218,7 @@ struct slc_attention_forward_args {
     void *o;
     float *lse;
     const void *q, *k, *v;
-    const int32_t *seg;
+    const int32_t *seg, *seg_host;
     int64_t T, NQ, NK, D, n_seg, max_len, window;
     float scale;
     enum slc_dtype dtype;
@@ -227,7 +229,7 @@ struct slc_attention_backward_args {
     void *dq, *dk, *dv;
     const void *d_o, *q, *k, *v, *o;
     const float *lse;
-    const int32_t *seg;
+    const int32_t *seg, *seg_host;
     int64_t T, NQ, NK, D, n_seg, max_len, window;
     float scale;
     enum slc_dtype dtype;

@@ -246,13 +246,14 @@ static int attention(struct bench *x, struct slc_err *e)
     }
     slc_upload(x->q, seg, host, (size_t)(n + 1) * 4);
     const struct slc_attention_forward_args f = {
-        .o = o, .lse = lse, .q = q, .k = k, .v = v, .seg = seg, .T = T, .NQ = x->heads,
-        .NK = x->kv_heads, .D = D, .n_seg = n, .max_len = x->row,
+        .o = o, .lse = lse, .q = q, .k = k, .v = v, .seg = seg, .seg_host = host, .T = T,
+        .NQ = x->heads, .NK = x->kv_heads, .D = D, .n_seg = n, .max_len = x->row,
         .scale = 1 / sqrtf((float)D), .dtype = t};
     const struct slc_attention_backward_args b = {
         .dq = dq, .dk = dk, .dv = dv, .d_o = d_o, .q = q, .k = k, .v = v, .o = o,
-        .lse = lse, .seg = seg, .T = T, .NQ = x->heads, .NK = x->kv_heads, .D = D,
-        .n_seg = n, .max_len = x->row, .scale = f.scale, .dtype = t};
+        .lse = lse, .seg = seg, .seg_host = host, .T = T, .NQ = x->heads,
+        .NK = x->kv_heads, .D = D, .n_seg = n, .max_len = x->row,
+        .scale = f.scale, .dtype = t};
     const double flop = 4 * pairs * (double)(x->heads * D);
     rc = say(x, "attention forward", run_forward, &f, flop, e);
     if (rc == 0)

@@ -34,9 +34,9 @@ void slc_attention_forward(struct slc_model *m, int l, const void *x)
     slc_linear_forward(m, p->qkv, s->qkv, m->n, m->T, m->QKV, c->H);
     rotate(m, p, s);
     SLC_RUN(m->q, attention_forward, .o = s->o, .lse = s->lse, .q = m->q_, .k = m->k_,
-            .v = m->v_, .seg = m->seg, .T = m->T, .NQ = c->NQ, .NK = c->NK, .D = c->D,
-            .n_seg = m->n_seg, .max_len = m->longest, .window = c->window,
-            .scale = 1 / sqrtf((float)c->D), .dtype = m->o.dtype);
+            .v = m->v_, .seg = m->seg, .seg_host = m->h_seg, .T = m->T, .NQ = c->NQ,
+            .NK = c->NK, .D = c->D, .n_seg = m->n_seg, .max_len = m->longest,
+            .window = c->window, .scale = 1 / sqrtf((float)c->D), .dtype = m->o.dtype);
     slc_linear_forward(m, p->attn_out, m->a, s->o, m->T, c->H, m->QD);
     slc_norm_forward(m, p->mlp_norm, m->n, s->x2, s->rstd2, x, m->a, m->T);
 }
@@ -76,8 +76,8 @@ void slc_attention_backward(struct slc_model *m, int l, const void *x)
     rotate(m, p, s);
     SLC_RUN(m->q, attention_backward, .dq = m->dq, .dk = m->dk, .dv = m->dv,
             .d_o = m->d_o, .q = m->q_, .k = m->k_, .v = m->v_, .o = s->o, .lse = s->lse,
-            .seg = m->seg, .T = m->T, .NQ = c->NQ, .NK = c->NK, .D = c->D,
-            .n_seg = m->n_seg, .max_len = m->longest, .window = c->window,
+            .seg = m->seg, .seg_host = m->h_seg, .T = m->T, .NQ = c->NQ, .NK = c->NK,
+            .D = c->D, .n_seg = m->n_seg, .max_len = m->longest, .window = c->window,
             .scale = 1 / sqrtf((float)c->D), .dtype = m->o.dtype);
     unrotate(m, p, s);
     slc_norm_forward(m, p->attn_norm, m->n, NULL, s->rstd1, x, NULL, m->T);

@@ -51,6 +51,7 @@ static void layout_batch(struct slc_model *m)
     m->seg = words(&m->device, "batch", m->T + 1);
     m->pool = words(&m->device, "batch", m->T);
     m->h_pool = words(&m->host, "batch", m->T);
+    m->h_seg = words(&m->host, "batch", m->T + 1);
 }
 
 static void layout_statistics(struct slc_model *m)

@@ -41,7 +41,8 @@ static void upload_batch(struct slc_model *m, const struct slc_batch *b)
     slc_upload(m->q, m->targets, b->targets, (size_t)m->T * 4);
     slc_upload(m->q, m->pos, b->pos, (size_t)m->T * 4);
     slc_upload(m->q, m->pool, m->h_pool, (size_t)m->T * 4);
-    slc_upload(m->q, m->seg, b->seg, (size_t)(b->n_seg + 1) * 4);
+    memcpy(m->h_seg, b->seg, (size_t)(b->n_seg + 1) * 4);
+    slc_upload(m->q, m->seg, m->h_seg, (size_t)(b->n_seg + 1) * 4);
 }
 
 static void embed(struct slc_model *m)

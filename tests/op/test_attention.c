@@ -4,13 +4,13 @@
 struct shape {
     int64_t NQ, NK, D, window;
     int64_t n_seg;
-    int32_t seg[8];
+    int32_t seg[64];
     enum slc_dtype dtype;
 };
 
-static void run(struct op_dev *d, const void *param, struct op_out *o)
+static void run_with(struct op_dev *d, const struct shape *s, const int32_t *seg_host,
+                     struct op_out *o)
 {
-    const struct shape *s = param;
     const int64_t T = s->seg[s->n_seg], nq = T * s->NQ * s->D, nk = T * s->NK * s->D;
     const enum slc_dtype t = s->dtype;
     const size_t z = slc_dtype_size(t), bq = (size_t)nq * z, bk = (size_t)nk * z;
@@ -32,18 +32,32 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
     float scale = (float)(1.5 / sqrt((double)s->D));
 
     SLC_RUN(d->q, attention_forward, .o = out, .lse = lse, .q = q, .k = k, .v = v,
-            .seg = seg, .T = T, .NQ = s->NQ, .NK = s->NK, .D = s->D, .n_seg = s->n_seg,
-            .max_len = T, .window = s->window, .scale = scale, .dtype = t);
+            .seg = seg, .seg_host = seg_host, .T = T, .NQ = s->NQ, .NK = s->NK,
+            .D = s->D, .n_seg = s->n_seg, .max_len = T, .window = s->window,
+            .scale = scale, .dtype = t);
     SLC_RUN(d->q, attention_backward, .dq = dq, .dk = dk, .dv = dv, .d_o = d_o, .q = q,
-            .k = k, .v = v, .o = out, .lse = lse, .seg = seg, .T = T, .NQ = s->NQ,
-            .NK = s->NK, .D = s->D, .n_seg = s->n_seg, .max_len = T,
-            .window = s->window, .scale = scale, .dtype = t);
+            .k = k, .v = v, .o = out, .lse = lse, .seg = seg, .seg_host = seg_host,
+            .T = T, .NQ = s->NQ, .NK = s->NK, .D = s->D, .n_seg = s->n_seg,
+            .max_len = T, .window = s->window, .scale = scale, .dtype = t);
     op_take(o, d, "o", t, out, nq, tol);
     op_take(o, d, "lse", SLC_F32, lse, T * s->NQ, 1e-5);
     op_take(o, d, "dq", t, dq, nq, tol_grad);
     op_take(o, d, "dk", t, dk, nk, tol_grad);
     o->v[o->n - 1].floor = o->v[o->n - 2].floor = 1; /* window 1: no gradient */
     op_take(o, d, "dv", t, dv, nk, tol_grad);
+}
+
+static void run(struct op_dev *d, const void *param, struct op_out *o)
+{
+    const struct shape *s = param;
+
+    run_with(d, s, s->seg, o);
+}
+
+/* The host does not know the bounds. */
+static void run_blind(struct op_dev *d, const void *param, struct op_out *o)
+{
+    run_with(d, param, NULL, o);
 }
 
 Test(attention, backends_agree)
@@ -80,6 +94,40 @@ Test(attention, backends_agree)
         snprintf(label, sizeof(label), "shape %zu", i);
         op_compare(run, &shapes[i], label);
     }
+}
+
+/* Documents of several classes of lengths, which a backend may compute in another order. */
+Test(attention, packings)
+{
+    static const int32_t lengths[][48] = {
+        /* unsorted, empty ones among them, one long */
+        {40, 0, 600, 1, 257, 256, 300, 0, 128, 1, 90, 255, 33, 0, -1},
+        /* more short ones than a power of two, a long one last */
+        {7, 1, 19, 1, 64, 5, 128, 1, 2, 90, 31, 33, 17, 1, 12, 3, 8, 250, 1, 45, 1, 1,
+         70, 9, 1, 22, 130, 1, 4, 11, 1, 5, 2, 66, 520, -1},
+        /* of one length, and none */
+        {0, 0, 300, 300, 300, 300, 300, 0, -1},
+        {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1},
+    };
+    static const struct shape shapes[] = {
+        {.NQ = 2, .NK = 2, .D = 32, .dtype = SLC_BF16},
+        {.NQ = 2, .NK = 1, .D = 64, .dtype = SLC_BF16},
+        {.NQ = 2, .NK = 1, .D = 128, .window = 100, .dtype = SLC_BF16},
+        {.NQ = 1, .NK = 1, .D = 8, .dtype = SLC_F32},
+    };
+
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(*lengths); i++)
+        for (size_t j = 0; j < sizeof(shapes) / sizeof(*shapes); j++) {
+            struct shape s = shapes[j];
+            char label[64];
+
+            for (; lengths[i][s.n_seg] >= 0; s.n_seg++)
+                s.seg[s.n_seg + 1] = s.seg[s.n_seg] + lengths[i][s.n_seg];
+            snprintf(label, sizeof(label), "packing %zu, shape %zu", i, j);
+            op_compare(run, &s, label);
+            if (j == 1)
+                op_compare(run_blind, &s, label);
+        }
 }
 
 /* In double, straight from the formula; x is q, k, v in one vector. */

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLC_KERNELS_CUDA_ATTENTION_PLANS_H
+#define SLC_KERNELS_CUDA_ATTENTION_PLANS_H
+
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/sdpa.h"
+
+/* cuDNN's plans for attention that this process has asked for, by shape. */
+struct slc_cuda_attention {
+    cudnnHandle_t handle; /* NULL: cuDNN did not start */
+    struct entry *entry;
+    int n, room;
+    bool said; /* that there are shapes that run on the plain kernel */
+    int64_t whole; /* tokens of a row, of the largest prepared */
+};
+
+/* Made when first asked for; NULL: no memory. */
+struct slc_cuda_attention *slc_cuda_attention_state(struct slc_cuda *c);
+/* The plan of a shape (compared as bytes), made when first asked for. Valid until the
+ * next call. NULL: cuDNN cannot. */
+struct slc_sdpa_plan *slc_cuda_attention_plan(struct slc_cuda *c,
+                                              const struct slc_sdpa_shape *shape);
+/* bf16 attention that runs many times slower than it could is not kept quiet: the first
+ * shape and why, on stderr. */
+void slc_cuda_attention_say_plain(struct slc_cuda *c, int64_t S, int64_t D,
+                                  const char *why);
+
+#endif

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/cuda/packing.h"
+
+#include "base/err.h"
+
+#define ROOMS 24
+#define LEAST 256
+/* A call costs as much as this many blocks of 128 queries that find nothing to do: its
+ * launches, and multiprocessors without work at its end. */
+#define CALL_BLOCKS 2048
+
+static int64_t power_of_two(int64_t n)
+{
+    int64_t p = 1;
+
+    while (p < n)
+        p *= 2;
+    return p;
+}
+
+int64_t slc_packing_room(const struct slc_packing_rule *k, int64_t length)
+{
+    const int64_t s = power_of_two(length < LEAST ? LEAST : length);
+
+    return k->row >= length && s > k->row ? (k->row + 127) / 128 * 128 : s;
+}
+
+static int64_t bytes_of(const struct slc_packing_rule *k, int64_t B, int64_t kv_heads,
+                        int64_t S)
+{
+    return k->workspace ? 2 * B * (k->heads / k->kv_heads * kv_heads) * S * S : 0;
+}
+
+/* B halved until dS fits with as few key heads as a call can have. */
+static int64_t fitting(const struct slc_packing_rule *k, int64_t B, int64_t S)
+{
+    int64_t n = k->kv_heads;
+
+    while (n % 2 == 0)
+        n /= 2;
+    while (B % 2 == 0 && bytes_of(k, B, n, S) > k->workspace)
+        B /= 2;
+    return B;
+}
+
+int64_t slc_packing_most(const struct slc_packing_rule *k, int64_t S)
+{
+    return fitting(k, power_of_two((2 * k->T + S - 1) / S), S);
+}
+
+int64_t slc_packing_kv_heads(const struct slc_packing_rule *k, int64_t B, int64_t S)
+{
+    int64_t n = k->kv_heads;
+
+    while (n % 2 == 0 && bytes_of(k, B, n, S) > k->workspace)
+        n /= 2;
+    return n;
+}
+
+static double call_cost(const struct slc_packing_rule *k, int64_t B, int64_t S)
+{
+    const int64_t kv_heads = slc_packing_kv_heads(k, B, S);
+
+    return (double)CALL_BLOCKS * (double)(k->kv_heads / kv_heads) +
+           (double)(B * k->heads * (S / 128));
+}
+
+/* `count` documents with room for S: full calls of the most, one of a power of two or
+ * none, and one of the rest. */
+struct cut {
+    int64_t full, half, rest;
+};
+
+static struct cut cut_of(const struct slc_packing_rule *k, int64_t count, int64_t S,
+                         double *cost)
+{
+    const int64_t most = slc_packing_most(k, S), left = count % most;
+    struct cut c = {.full = count / most};
+
+    *cost = (double)c.full * call_cost(k, most, S);
+    if (left == 0)
+        return c;
+    c.rest = power_of_two(left);
+    double one = call_cost(k, c.rest, S);
+    if (c.rest > left) {
+        const int64_t half = c.rest / 2, rest = power_of_two(left - half);
+        const double two = call_cost(k, half, S) + call_cost(k, rest, S);
+
+        if (two < one) {
+            one = two;
+            c.half = half;
+            c.rest = rest;
+        }
+    }
+    *cost += one;
+    return c;
+}
+
+static void add(struct slc_packing *p, int64_t S, int64_t B, int64_t calls, int64_t *count)
+{
+    if (B == 0 || calls == 0)
+        return;
+    SLC_ASSERT(p->n < SLC_PACKING_PARTS);
+    struct slc_packing_part *x = &p->part[p->n];
+    const int64_t taken = *count < B * calls ? *count : B * calls;
+
+    *x = (struct slc_packing_part){
+        .S = (int32_t)S,
+        .B = (int32_t)B,
+        .calls = (int32_t)calls,
+        .first = p->n ? x[-1].first + x[-1].count : 0,
+        .count = (int32_t)taken,
+        .slot = p->slots,
+        .stride = (int32_t)((B + 4) / 4 * 4), /* lists are aligned, and have B + 1 */
+    };
+    p->n++;
+    p->slots += (int32_t)(x->stride * calls);
+    *count -= taken;
+}
+
+static void add_cut(struct slc_packing *p, const struct slc_packing_rule *k, int64_t count,
+                    int64_t S)
+{
+    double cost;
+    const struct cut c = cut_of(k, count, S, &cost);
+
+    add(p, S, slc_packing_most(k, S), c.full, &count);
+    add(p, S, c.half, 1, &count);
+    add(p, S, c.rest, 1, &count);
+}
+
+/* Documents by the room they need: the smallest first. */
+struct rooms {
+    int n;
+    int64_t S[ROOMS], count[ROOMS];
+};
+
+static void rooms_of(struct rooms *r, const struct slc_packing_rule *k, const int32_t *seg,
+                     int64_t n_seg)
+{
+    int64_t longest = 0;
+
+    *r = (struct rooms){0};
+    for (int64_t i = 0; i < n_seg; i++)
+        if (seg[i + 1] - seg[i] > longest)
+            longest = seg[i + 1] - seg[i];
+    for (int64_t s = LEAST; r->n == 0 || s / 2 < longest; s *= 2) {
+        SLC_ASSERT(r->n < ROOMS);
+        r->S[r->n++] = slc_packing_room(k, s < longest ? s : longest);
+    }
+    for (int64_t i = 0; i < n_seg; i++) {
+        const int64_t length = seg[i + 1] - seg[i];
+        int at = 0;
+
+        while (r->S[at] < length)
+            at++;
+        r->count[at] += length > 0;
+    }
+}
+
+void slc_packing_cut(struct slc_packing *p, const struct slc_packing_rule *k,
+                     const int32_t *seg, int64_t n_seg, int64_t longest)
+{
+    /* least[j]: of what needs no more than room j - 1; from[j]: its last part starts
+     * with room from[j] */
+    double least[ROOMS + 1] = {0};
+    int from[ROOMS + 1] = {0};
+    struct rooms r;
+
+    p->n = p->slots = 0;
+    if (!seg) {
+        add_cut(p, k, n_seg, slc_packing_room(k, longest));
+        return;
+    }
+    rooms_of(&r, k, seg, n_seg);
+    for (int j = 0; j < r.n; j++) {
+        int64_t count = 0;
+
+        least[j + 1] = least[j];
+        from[j + 1] = j;
+        for (int i = j; i >= 0 && r.count[j] > 0; i--) {
+            double cost;
+
+            count += r.count[i];
+            cut_of(k, count, r.S[j], &cost);
+            if (i == j || least[i] + cost < least[j + 1]) {
+                least[j + 1] = least[i] + cost;
+                from[j + 1] = i;
+            }
+        }
+    }
+    for (int j = r.n; j > 0; j = from[j]) {
+        int64_t count = 0;
+
+        for (int i = from[j]; i < j; i++)
+            count += r.count[i];
+        if (count > 0)
+            add_cut(p, k, count, r.S[j - 1]);
+    }
+}
+
+void slc_packing_rows(struct slc_packing *p, const struct slc_packing_rule *k, int64_t n,
+                      int64_t S)
+{
+    const int64_t B = fitting(k, n, S);
+
+    p->slots = 0;
+    p->n = 1;
+    p->part[0] = (struct slc_packing_part){.S = (int32_t)S, .B = (int32_t)B,
+                                           .calls = (int32_t)(n / B), .count = (int32_t)n};
+}

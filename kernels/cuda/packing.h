@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SLC_KERNELS_CUDA_PACKING_H
+#define SLC_KERNELS_CUDA_PACKING_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * How the sequences of packed rows are cut into calls of attention plans. A plan takes B
+ * sequences of at most S tokens; what it has no tokens for still costs blocks that find
+ * nothing to do, and in the backward memory of S^2. So documents go by length, longest
+ * first, into parts of one S each.
+ */
+struct slc_packing_part {
+    int32_t S, B, calls;
+    int32_t first, count; /* documents, counted from the longest; count <= B * calls */
+    int32_t slot, stride; /* call i has slots from slot + i * stride; stride > B */
+};
+enum { SLC_PACKING_PARTS = 72 };
+struct slc_packing {
+    int32_t n, slots; /* slots: places in lists of sequences, at most 8 * n_seg */
+    struct slc_packing_part part[SLC_PACKING_PARTS];
+};
+
+/* What the cut depends on. */
+struct slc_packing_rule {
+    int64_t T, row;          /* row: tokens of a row, 0: not known */
+    int64_t heads, kv_heads; /* query and key heads */
+    int64_t workspace;       /* bytes that dS of a call may take; 0: no dS is kept */
+};
+
+/* S for sequences of `length` tokens: a power of two, or the whole row. */
+int64_t slc_packing_room(const struct slc_packing_rule *k, int64_t length);
+/* Largest B of a call with room for S tokens, a power of two. */
+int64_t slc_packing_most(const struct slc_packing_rule *k, int64_t S);
+/* Key heads that one call computes: halved until dS fits, or until they are odd. */
+int64_t slc_packing_kv_heads(const struct slc_packing_rule *k, int64_t B, int64_t S);
+/*
+ * Cut the documents of seg (host, n_seg + 1 bounds) so that the estimate of what calls and
+ * idle blocks cost is least; empty documents are in no part. seg NULL: one room, for the
+ * longest, for all n_seg. B is at most slc_packing_most of S. A pure function.
+ */
+void slc_packing_cut(struct slc_packing *p, const struct slc_packing_rule *k,
+                     const int32_t *seg, int64_t n_seg, int64_t longest);
+/* n rows that are whole sequences of S tokens: one part without slots. */
+void slc_packing_rows(struct slc_packing *p, const struct slc_packing_rule *k, int64_t n,
+                      int64_t S);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
