@@ -5,7 +5,7 @@
 
 SHAPES.json: {"grouped": [{name, E, K, N, rows, counts}], "attention": [{name, B, H, HK,
 S, D, documents}]}. One JSON line a figure: TFLOP/s of both on the rows that count,
-medians, and the error of both against fp32. A ratio is the median of those of six
+medians, and the error of both against fp32. A ratio is the median of those of five
 rounds, each with both sides in turn. Sluice gets the counts in GPU memory and segments
 padded to 128 rows; PyTorch gets them unpadded. "ceiling" is PyTorch's batch of
 equal counts. Where there is a limit, "least" names it and "pass" says whether it is met;
@@ -53,12 +53,14 @@ def median_ms(f, stream, repeat=15, warm=3):
     return statistics.median(times)
 
 
-def turns(ours, theirs, rounds=6):
-    """Medians of both in each round, by turns, so that both see the card equally warm."""
+def turns(ours, theirs, rounds=5, seconds=0.12):
+    """Medians of both in each round, by turns, each long enough to be held back by the
+    card's power as in a training step."""
     sides = [(ours, STREAM, []), (theirs, torch.cuda.current_stream(), [])]
+    repeat = max(7, int(1e3 * seconds / median_ms(*sides[1][:2], 3)))
     for i in range(rounds):
         for f, stream, times in sides[:: -1 if i % 2 else 1]:
-            times.append(median_ms(f, stream, 7, 2))
+            times.append(median_ms(f, stream, repeat, 2))
     return sides[0][2], sides[1][2]
 
 
@@ -245,7 +247,7 @@ def attention(shapes):
 
 def torch_attention(line, fwd, bwd, q, k, v, do, o, grads, b, S, h, hk, pairs):
     """Both sides in turn: rates, and the medians of the ratios of the rounds."""
-    shape = lambda x: x.view(b, S, -1, D).transpose(1, 2)
+    shape = lambda x: x.view(b, S, -1, x.shape[-1]).transpose(1, 2)
     qt, kt, vt = (shape(x).detach().requires_grad_() for x in (q, k, v))
     kw = dict(is_causal=True, enable_gqa=h != hk)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
