@@ -30,7 +30,6 @@
 #define OUT_AT (STAGES * STAGE_BYTES)
 #define BARS_AT (OUT_AT + 4 * OUT_BYTES)
 #define PAIRS_AT (BARS_AT + 2 * STAGES * 8)
-#define BAND 16
 #define MOST_EXPERTS 640
 #define SMEM_BYTES (PAIRS_AT + (MOST_EXPERTS + 1) * 4)
 
@@ -88,14 +87,14 @@ __device__ void count_pairs(int *pairs, const group_args &g, bool wgrad)
         pairs[0] = 0;
 }
 
-/* Tile `at` of mp x nt (pairs of row tiles, column tiles), in bands of BAND pairs, so that
- * what runs at one time is about square and its operands stay in the L2 cache. */
-__device__ __forceinline__ void place_of(int at, int mp, int nt, int &m, int &n)
+/* Tile `at` of mp x nt (pairs of row tiles, column tiles), in bands of `most` pairs: what runs
+ * at one time shares its operands in the L2 cache. */
+__device__ __forceinline__ void place_of(int at, int most, int mp, int nt, int &m, int &n)
 {
-    const int band = min(at / (BAND * nt), mp / BAND), rows = min(BAND, mp - band * BAND);
+    const int band = min(at / (most * nt), mp / most), rows = min(most, mp - band * most);
 
-    at -= band * BAND * nt;
-    m = band * BAND + at % rows;
+    at -= band * most * nt;
+    m = band * most + at % rows;
     n = at / rows;
 }
 
@@ -122,7 +121,7 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
     t.half = false;
     t.slices = BK / 16;
     if (wgrad) {
-        place_of(at, tiles_of(g.M, 2 * BM), tiles_of(g.N, BN), m, n);
+        place_of(at, 16, tiles_of(g.M, 2 * BM), tiles_of(g.N, BN), m, n);
         t.a0 = (m * 2 + rank) * BM;
         t.b0 = n * BN;
         t.k0 = g.off[lo];
@@ -136,7 +135,7 @@ __device__ tile tile_of(const int *pairs, const group_args &g, int pair, int ran
     t.k0 = 0;
     t.steps = tiles_of(g.K, BK);
     if (at < mp * nt) {
-        place_of(at, mp, nt, m, n);
+        place_of(at, 8, mp, nt, m, n);
         t.a0 = g.off[lo] + (m * 2 + rank) * BM;
         t.b0 = n * BN;
         t.half = spare && m * 2 + rank == mt - 1;
