@@ -13,13 +13,18 @@
  * bf16 attention by cuDNN. Rows that are whole sequences have a plan of their own, without
  * masks of padding. Packed documents are cut by length into calls of plans with room for B
  * sequences of S tokens (packing.h); which of them are meant is read on the GPU. All plans
- * that a packing can need are made at set-up: for each S, every power of two B up to
+ * that a packing can need are made at set-up: for each S, every size B up to
  * slc_packing_most. What cuDNN has no engine for runs on attention_plain.cu, and the first
  * such shape is named on stderr.
  */
 
 /* The backward keeps dS. */
 #define WORKSPACE_BYTES (2ll << 30)
+/* What a call costs beside its work, in blocks of 128 queries that find nothing to do:
+ * launches, and multiprocessors without work while its longest document ends. Measured on an
+ * H100; the forward is short, so its ends weigh more. */
+#define FORWARD_CALL 11000
+#define BACKWARD_CALL 2048
 
 /* Arguments that forward and backward share, and how the work is cut. */
 struct job {
@@ -55,6 +60,7 @@ static bool job_of(struct job *j, const struct slc_cuda *c,
         .heads = a->NQ,
         .kv_heads = a->NK,
         .workspace = backward ? WORKSPACE_BYTES : 0,
+        .call_blocks = backward ? BACKWARD_CALL : FORWARD_CALL,
     };
     return true;
 }
@@ -248,7 +254,8 @@ static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_ar
         add_need(&need, plan_for(c, &j, j.packing.part[0].B, a->max_len));
     j.shape.ragged = true;
     for (int64_t S = slc_packing_room(&j.rule, 1);; S = slc_packing_room(&j.rule, S + 1)) {
-        for (int64_t B = 1; B <= slc_packing_most(&j.rule, S); B *= 2)
+        for (int64_t B = slc_packing_size(&j.rule, 1, S); B <= slc_packing_most(&j.rule, S);
+             B = slc_packing_size(&j.rule, B + 1, S))
             add_need(&need, plan_for(c, &j, B, S));
         if (S >= a->max_len)
             return parts_of(a, 8 * a->T, &need).end;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/packing.h"
 
+#include <stdbool.h>
+
 #include "base/err.h"
 
-#define ROOMS 24
+#define ROOMS 48
 #define LEAST 256
-/* A call costs as much as this many blocks of 128 queries that find nothing to do: its
- * launches, and multiprocessors without work at its end. */
-#define CALL_BLOCKS 2048
+#define LEAST_FINE 512
 
 static int64_t power_of_two(int64_t n)
 {
@@ -18,9 +18,24 @@ static int64_t power_of_two(int64_t n)
     return p;
 }
 
+/* Whether sizes come in steps of 3/4, too. */
+static bool is_fine(const struct slc_packing_rule *k)
+{
+    return k->workspace == 0;
+}
+
+/* n rounded up to a power of two, or to 3/4 of one. */
+static int64_t rounded(const struct slc_packing_rule *k, int64_t n)
+{
+    const int64_t p = power_of_two(n);
+
+    return is_fine(k) && p % 4 == 0 && p / 4 * 3 >= n ? p / 4 * 3 : p;
+}
+
 int64_t slc_packing_room(const struct slc_packing_rule *k, int64_t length)
 {
-    const int64_t s = power_of_two(length < LEAST ? LEAST : length);
+    const int64_t least = is_fine(k) ? LEAST_FINE : LEAST;
+    const int64_t s = rounded(k, length < least ? least : length);
 
     return k->row >= length && s > k->row ? (k->row + 127) / 128 * 128 : s;
 }
@@ -45,7 +60,16 @@ static int64_t fitting(const struct slc_packing_rule *k, int64_t B, int64_t S)
 
 int64_t slc_packing_most(const struct slc_packing_rule *k, int64_t S)
 {
-    return fitting(k, power_of_two((2 * k->T + S - 1) / S), S);
+    const int64_t times = is_fine(k) ? 4 : 2;
+
+    return fitting(k, power_of_two((times * k->T + S - 1) / S), S);
+}
+
+int64_t slc_packing_size(const struct slc_packing_rule *k, int64_t n, int64_t S)
+{
+    const int64_t least = is_fine(k) ? k->T / S : 1;
+
+    return rounded(k, n < least ? least : n);
 }
 
 int64_t slc_packing_kv_heads(const struct slc_packing_rule *k, int64_t B, int64_t S)
@@ -61,12 +85,12 @@ static double call_cost(const struct slc_packing_rule *k, int64_t B, int64_t S)
 {
     const int64_t kv_heads = slc_packing_kv_heads(k, B, S);
 
-    return (double)CALL_BLOCKS * (double)(k->kv_heads / kv_heads) +
+    return (double)k->call_blocks * (double)(k->kv_heads / kv_heads) +
            (double)(B * k->heads * (S / 128));
 }
 
-/* `count` documents with room for S: full calls of the most, one of a power of two or
- * none, and one of the rest. */
+/* `count` documents with room for S: full calls of the most, one that is full, too, or none,
+ * and one of the rest. */
 struct cut {
     int64_t full, half, rest;
 };
@@ -80,10 +104,11 @@ static struct cut cut_of(const struct slc_packing_rule *k, int64_t count, int64_
     *cost = (double)c.full * call_cost(k, most, S);
     if (left == 0)
         return c;
-    c.rest = power_of_two(left);
+    c.rest = slc_packing_size(k, left, S);
     double one = call_cost(k, c.rest, S);
     if (c.rest > left) {
-        const int64_t half = c.rest / 2, rest = power_of_two(left - half);
+        const int64_t half = slc_packing_size(k, c.rest / 2, S);
+        const int64_t rest = left > half ? slc_packing_size(k, left - half, S) : c.rest;
         const double two = call_cost(k, half, S) + call_cost(k, rest, S);
 
         if (two < one) {
@@ -144,10 +169,10 @@ static void rooms_of(struct rooms *r, const struct slc_packing_rule *k, const in
     for (int64_t i = 0; i < n_seg; i++)
         if (seg[i + 1] - seg[i] > longest)
             longest = seg[i + 1] - seg[i];
-    for (int64_t s = LEAST; r->n == 0 || s / 2 < longest; s *= 2) {
+    do {
         SLC_ASSERT(r->n < ROOMS);
-        r->S[r->n++] = slc_packing_room(k, s < longest ? s : longest);
-    }
+        r->S[r->n] = slc_packing_room(k, r->n ? r->S[r->n - 1] + 1 : 1);
+    } while (r->S[r->n++] < longest);
     for (int64_t i = 0; i < n_seg; i++) {
         const int64_t length = seg[i + 1] - seg[i];
         int at = 0;

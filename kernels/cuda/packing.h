@@ -21,7 +21,7 @@ struct slc_packing_part {
 };
 enum { SLC_PACKING_PARTS = 72 };
 struct slc_packing {
-    int32_t n, slots; /* slots: places in lists of sequences, at most 8 * n_seg */
+    int32_t n, slots; /* slots: places in lists of sequences, at most 8 * T */
     struct slc_packing_part part[SLC_PACKING_PARTS];
 };
 
@@ -30,11 +30,18 @@ struct slc_packing_rule {
     int64_t T, row;          /* row: tokens of a row, 0: not known */
     int64_t heads, kv_heads; /* query and key heads */
     int64_t workspace;       /* bytes that dS of a call may take; 0: no dS is kept */
+    int64_t call_blocks;     /* what a call costs, in blocks that find nothing to do */
 };
 
-/* S for sequences of `length` tokens: a power of two, or the whole row. */
+/*
+ * S for sequences of `length` tokens: a power of two, or the whole row. Where no dS is kept
+ * 3/4 of a power of two, too: few calls of much room serve best there.
+ */
 int64_t slc_packing_room(const struct slc_packing_rule *k, int64_t length);
-/* Largest B of a call with room for S tokens, a power of two. */
+/* B of a call for n sequences with room for S tokens, of the sizes that there are: powers of
+ * two and, where no dS is kept, 3/4 of them, but not so few that they could not fill T. */
+int64_t slc_packing_size(const struct slc_packing_rule *k, int64_t n, int64_t S);
+/* Largest B of a call with room for S tokens. */
 int64_t slc_packing_most(const struct slc_packing_rule *k, int64_t S);
 /* Key heads that one call computes: halved until dS fits, or until they are odd. */
 int64_t slc_packing_kv_heads(const struct slc_packing_rule *k, int64_t B, int64_t S);

@@ -38,7 +38,8 @@ static void parts_are_sound(const struct slc_packing *p, const struct slc_packin
         const struct slc_packing_part *x = &p->part[i];
         const int64_t heads = k->heads / k->kv_heads * slc_packing_kv_heads(k, x->B, x->S);
 
-        cr_assert((x->B & (x->B - 1)) == 0 && x->B <= slc_packing_most(k, x->S));
+        cr_assert(x->B == slc_packing_size(k, x->B, x->S) &&
+                  x->B <= slc_packing_most(k, x->S));
         cr_assert_eq(x->S, slc_packing_room(k, x->S > k->row && k->row ? k->row : x->S));
         cr_assert(x->count > x->B * (x->calls - 1) && x->count <= x->B * x->calls);
         cr_assert(x->stride > x->B && x->stride % 4 == 0);
@@ -56,7 +57,7 @@ static void check(const struct slc_packing_rule *k, const int32_t *length, int64
                   bool host)
 {
     int32_t *seg = calloc((size_t)n + 1, 4), *sorted = calloc((size_t)n, 4);
-    int32_t *placed = calloc((size_t)n * 8 + 1, 4);
+    int32_t *placed = calloc((size_t)k->T * 8 + 1, 4);
     struct slc_packing p;
     int64_t real = 0;
 
@@ -67,7 +68,7 @@ static void check(const struct slc_packing_rule *k, const int32_t *length, int64
     memcpy(sorted, length, (size_t)n * 4);
     qsort(sorted, (size_t)n, 4, longer_first);
     slc_packing_cut(&p, k, host ? seg : NULL, n, sorted[0]);
-    cr_assert(p.slots <= 8 * n, "%d places for %d documents", p.slots, (int)n);
+    cr_assert(p.slots <= 8 * k->T, "%d places for %d documents", p.slots, (int)n);
     parts_are_sound(&p, k);
     place(&p, sorted, placed);
     qsort(placed, (size_t)p.slots, 4, longer_first);
@@ -101,10 +102,11 @@ static int64_t draw(int32_t *length, int64_t T, int64_t row, uint64_t key)
 Test(packing, every_document_has_a_place)
 {
     static const struct slc_packing_rule rules[] = {
-        {16384, 4096, 16, 16, 0},          {16384, 4096, 32, 4, WORKSPACE},
-        {16384, 16384, 32, 4, WORKSPACE},  {12000, 6000, 24, 3, WORKSPACE},
-        {16384, 0, 16, 16, WORKSPACE},     {131072, 131072, 8, 8, WORKSPACE},
-        {300, 0, 4, 2, 0},                 {4096, 100, 1, 1, WORKSPACE},
+        {16384, 4096, 16, 16, 0, 11000},        {16384, 4096, 32, 4, WORKSPACE, 2048},
+        {16384, 16384, 32, 4, WORKSPACE, 2048}, {12000, 6000, 24, 3, WORKSPACE, 2048},
+        {16384, 0, 16, 16, WORKSPACE, 2048},    {131072, 131072, 8, 8, WORKSPACE, 2048},
+        {300, 0, 4, 2, 0, 2048},                {4096, 100, 1, 1, WORKSPACE, 2048},
+        {12000, 6000, 24, 3, 0, 11000},         {131072, 131072, 8, 8, 0, 1000},
     };
     static int32_t length[131072];
 
@@ -120,7 +122,7 @@ Test(packing, every_document_has_a_place)
 
 Test(packing, documents_of_one_token)
 {
-    static const struct slc_packing_rule k = {16384, 4096, 16, 16, WORKSPACE};
+    static const struct slc_packing_rule k = {16384, 4096, 16, 16, WORKSPACE, 2048};
     static int32_t length[16384];
 
     for (int i = 0; i < 16384; i++)
@@ -135,7 +137,7 @@ Test(packing, documents_of_one_token)
 /* A long document does not make room of its length for all the others. */
 Test(packing, short_documents_have_less_room)
 {
-    static const struct slc_packing_rule k = {16384, 4096, 16, 16, WORKSPACE};
+    static const struct slc_packing_rule k = {16384, 4096, 16, 16, WORKSPACE, 2048};
     int32_t seg[66] = {0, 4096};
     struct slc_packing p;
 
@@ -149,4 +151,19 @@ Test(packing, short_documents_have_less_room)
     cr_assert(p.part[0].S == 4096 && p.part[0].B == 8 && p.part[0].calls == 8);
     slc_packing_rows(&p, &k, 4, 4096);
     cr_assert(p.n == 1 && p.part[0].S == 4096 && p.part[0].B == 4);
+}
+
+/* Without dS one call does, with room between powers of two for both. */
+Test(packing, the_forward_makes_few_calls)
+{
+    static const struct slc_packing_rule k = {16384, 4096, 16, 16, 0, 11000};
+    int32_t seg[22] = {0, 2400};
+    struct slc_packing p;
+
+    for (int i = 1; i < 21; i++)
+        seg[i + 1] = seg[i] + 600;
+    slc_packing_cut(&p, &k, seg, 21, 2400);
+    cr_assert(p.n == 1 && p.part[0].S == 3072 && p.part[0].B == 24 && p.part[0].calls == 1);
+    cr_assert_eq(slc_packing_size(&k, 1, 3072), 6);
+    cr_assert_eq(slc_packing_most(&k, 3072), 32);
 }
