@@ -77,6 +77,12 @@ struct buffers {
     void *x, *out;
     char *there[8], *back[8];
     int64_t S, cap;
+    /* with own_token, records to rank `me` are read where they are: from own_first on by
+     * its experts, all of them by combine, from what its experts left in the rest */
+    int32_t *own_token, *row_of;
+    float *row_weight;
+    void *y;
+    int64_t me, own_first;
 };
 
 static struct slc_rows *lists(struct op_dev *d, const struct shape *s,
@@ -96,7 +102,8 @@ static void pack(struct op_dev *d, const struct shape *s, struct buffers *b)
 
     SLC_RUN(d->q, dispatch_index, .counts = b->counts, .slot_rank = b->slot_rank,
             .slot_row = b->slot_row, .ids = b->ids, .first_expert = b->first, .T = s->T,
-            .E = s->E, .K = s->K, .R = s->R, .S = b->S);
+            .E = s->E, .K = s->K, .R = s->R, .S = b->S, .own_token = b->own_token,
+            .me = b->me);
     for (int64_t at = 0; at < s->T; at += half ? half : 1)
         SLC_RUN(d->q, dispatch_pack,
                 .dst = lists(d, s, b->there, at, at + half > s->T ? s->T - at : half),
@@ -104,6 +111,29 @@ static void pack(struct op_dev *d, const struct shape *s, struct buffers *b)
                 .slot_row = b->slot_row, .first_expert = b->first,
                 .weights = b->weights, .T = s->T, .H = s->H, .K = s->K, .R = s->R,
                 .S = b->S, .M = s->M, .dtype = s->dtype);
+}
+
+/* The n records of rank r as its experts read them; rows of its own hold NaN in the list. */
+static struct slc_rows arrived(struct op_dev *d, const struct shape *s,
+                               const struct buffers *b, int64_t r, int64_t n)
+{
+    const size_t bytes = (size_t)s->H * slc_dtype_size(s->dtype);
+    struct slc_rows rows = list(s, b->there[r], 0, n);
+
+    if (!b->own_token || r != b->me)
+        return rows;
+    rows.own = b->x;
+    rows.own_first = (int32_t)b->own_first;
+    rows.own_count = (int32_t)(n - b->own_first);
+    rows.own_token = b->own_token + b->own_first;
+    for (int64_t i = b->own_first; i < n; i++) {
+        void *nan = malloc(bytes);
+
+        memset(nan, 0xff, bytes);
+        slc_upload(d->q, rows.data + i * rows.stride, nan, bytes);
+        free(nan);
+    }
+    return rows;
 }
 
 /* The experts of rank r: row -> row * (expert + 1), in backend memory by a product. */
@@ -123,6 +153,7 @@ static void experts(struct op_dev *d, const struct shape *s, struct buffers *b,
     void *rows = op_new(d, (size_t)(cap * H * size)),
          *y = op_new(d, (size_t)(cap * H * size));
     uint16_t *low = calloc((size_t)(El * H * H + 1), 2);
+    const struct slc_rows src = arrived(d, s, b, r, n);
 
     for (int64_t e = 0; e < El; e++)
         for (int64_t i = 0; i < H; i++)
@@ -130,11 +161,10 @@ static void experts(struct op_dev *d, const struct shape *s, struct buffers *b,
     for (int64_t i = 0; i < El * H * H; i++)
         low[i] = slc_f32_to_bf16(w[i]);
     SLC_RUN(d->q, expert_index, .off = off, .row_of = row_of, .rec_of = rec_of,
-            .load = load, .row_weight = row_weight, .src = list(s, b->there[r], 0, n),
-            .El = El, .M = s->M, .rows_cap = cap, .row_align = s->align);
-    SLC_RUN(d->q, expert_gather, .x = rows, .src = list(s, b->there[r], 0, n),
-            .rec_of = rec_of, .off = off, .El = El, .H = H, .rows_cap = cap,
-            .dtype = s->dtype);
+            .load = load, .row_weight = row_weight, .src = src, .El = El, .M = s->M,
+            .rows_cap = cap, .row_align = s->align);
+    SLC_RUN(d->q, expert_gather, .x = rows, .src = src, .rec_of = rec_of, .off = off,
+            .El = El, .H = H, .rows_cap = cap, .dtype = s->dtype);
     SLC_RUN(d->q, grouped_matmul, .y = y, .x = rows,
             .w = op_up(d, s->dtype == SLC_F32 ? (void *)w : low,
                        (size_t)(El * H * H * size)),
@@ -151,25 +181,42 @@ static void experts(struct op_dev *d, const struct shape *s, struct buffers *b,
     op_take(o, d, "row_of", SLC_I32, row_of, n * s->M, 0);
     op_take(o, d, "rec_of", SLC_I32, rec_of, cap, 0);
     op_take(o, d, "row_weight", SLC_F32, row_weight, cap, 0);
+    if (r == b->me) {
+        b->row_of = row_of;
+        b->row_weight = row_weight;
+        b->y = y;
+    }
     free(low);
     free(w);
 }
 
-static void run(struct op_dev *d, const void *param, struct op_out *o)
+/* lists as combine reads them; of rank `me` none, if its sums are made where its rows are. */
+static struct slc_rows *returned(struct op_dev *d, const struct shape *s,
+                                 const struct buffers *b, int64_t first, int64_t count)
 {
-    const struct shape *s = param;
+    struct slc_rows rows[8] = {0};
+
+    for (int64_t r = 0; r < s->R; r++)
+        rows[r] = list(s, b->back[r], first, b->own_token && r == b->me ? 0 : count);
+    return op_up(d, rows, (size_t)s->R * sizeof(*rows));
+}
+
+/* own: records to the last rank are read where they are, where the backend can. */
+static void run_with(struct op_dev *d, const struct shape *s, bool own, struct op_out *o)
+{
     const int64_t T = s->T, H = s->H, K = s->K, R = s->R, S = K < R ? K : R;
     const size_t z = slc_dtype_size(s->dtype), n = (size_t)(T * H);
     const int64_t half = s->rounds ? T / 2 : T;
     int32_t *counts = malloc((size_t)(R + s->E) * 4);
     struct slc_err e = SLC_ERR_INIT;
-    struct buffers b = {.S = S};
+    struct buffers b = {.S = S, .me = R - 1};
 
     b.ids = op_up(d, ids_of(s), (size_t)(T * K) * 4);
     b.first = op_up(d, first_expert_of(s), (size_t)(R + 1) * 4);
     b.counts = op_new(d, (size_t)(R + s->E) * 4);
     b.slot_rank = op_new(d, (size_t)(T * S) * 4);
     b.slot_row = op_new(d, (size_t)(T * S) * 4);
+    b.own_token = own && d->b->own_in_place ? op_new(d, (size_t)T * 4 + 4) : NULL;
     b.weights = op_up(d, op_normal(T * K, 3, 1), (size_t)(T * K) * 4);
     b.dweights = op_new(d, (size_t)(T * K) * 4);
     b.x = op_up(d, op_values(T * H, 4, 1, s->dtype), n * z);
@@ -183,6 +230,7 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
     op_take(o, d, "slot_rank", SLC_I32, b.slot_rank, T * S, 0);
     op_take(o, d, "slot_row", SLC_I32, b.slot_row, T * S, 0);
     cr_assert(slc_fetch(d->q, counts, b.counts, (size_t)R * 4, &e) == 0);
+    b.own_first = counts[b.me] / 3;
     for (int64_t r = 0; r < R; r++) {
         int before = o->n;
 
@@ -194,13 +242,25 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
     }
     for (int64_t at = 0; at < T; at += half ? half : 1)
         SLC_RUN(d->q, combine_sum, .out = b.out, .dweights = b.dweights, .add = b.out,
-                .src = lists(d, s, b.back, at, at + half > T ? T - at : half),
+                .src = returned(d, s, &b, at, at + half > T ? T - at : half),
+                .own_rows = b.own_token ? b.row_of : NULL, .y = b.y,
+                .row_weight = b.row_weight, .row_scalar = b.row_weight, .me = b.me,
                 .ids = b.ids, .slot_rank = b.slot_rank, .slot_row = b.slot_row,
                 .first_expert = b.first, .T = T, .H = H, .K = K, .R = R, .S = S,
                 .M = s->M, .dtype = s->dtype);
     op_take(o, d, "out", s->dtype, b.out, T * H, s->dtype == SLC_F32 ? 1e-5 : 1.0 / 64);
     op_take(o, d, "dweights", SLC_F32, b.dweights, T * K, 0);
     free(counts);
+}
+
+static void run(struct op_dev *d, const void *param, struct op_out *o)
+{
+    run_with(d, param, false, o);
+}
+
+static void run_own(struct op_dev *d, const void *param, struct op_out *o)
+{
+    run_with(d, param, true, o);
 }
 
 static const struct shape shapes[] = {
@@ -274,6 +334,33 @@ Test(exchange, backends_agree)
     }
     op_compare(run, &bf16_shapes[0], "bf16");
     op_compare(run, &bf16_shapes[1], "bf16 in rounds");
+}
+
+/* A rank's own records, read where they are, give the bits that the lists give. */
+Test(exchange, own_records_in_place)
+{
+    static const char *const backends[] = {"ref", "cpu"};
+    const struct shape *all[] = {&shapes[1], &shapes[3],      &shapes[4],      &shapes[5],
+                                 &shapes[6], &bf16_shapes[0], &low[0], &low[1]};
+
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+        op_compare(run_own, all[i], "own records");
+        for (int b = 0; b < 2; b++) {
+            struct op_out listed, own;
+
+            op_run(backends[b], run, all[i], &listed);
+            op_run(backends[b], run_own, all[i], &own);
+            for (int k = 1; k <= 2; k++) { /* out and dweights */
+                const struct op_value *x = &listed.v[listed.n - k], *y = &own.v[own.n - k];
+
+                cr_assert(!memcmp(x->data, y->data,
+                                  (size_t)x->n * slc_dtype_size(x->dtype)),
+                          "%s, shape %zu: %s differs", backends[b], i, x->name);
+            }
+            op_out_free(&listed);
+            op_out_free(&own);
+        }
+    }
 }
 
 /* Forward is linear in x and the adjoint is the same path: this is its definition. */
