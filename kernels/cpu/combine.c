@@ -98,8 +98,8 @@ static void add_part(const struct slc_combine_sum_args *a, const struct part *p,
     slc_weighted_add(&x, a->dtype, 0, n, acc, begin);
 }
 
-/* The starts of the rows of a token. */
-static void ahead(const struct slc_combine_sum_args *a, int64_t t)
+/* The rows that a token is summed from, as many as there is room for. */
+static void list_rows(const struct slc_combine_sum_args *a, int64_t t, struct slc_weighted *x)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     const struct slc_rows *rows = NULL;
@@ -108,28 +108,32 @@ static void ahead(const struct slc_combine_sum_args *a, int64_t t)
         const int32_t *own = own_record(a, t, s);
         const int64_t row = own ? -1 : slot_row(a, t, s, &rows);
 
-        for (int64_t m = 0; own && m < a->M; m++)
+        for (int64_t m = 0; own && m < a->M && x->n < SLC_WEIGHTED_ROWS; m++)
             if (own[m] >= 0)
-                slc_fetch_ahead((const char *)a->y + (size_t)own[m] * bytes, bytes);
-        if (row >= 0)
-            slc_fetch_ahead(rows->data + row * rows->stride, (size_t)rows->stride);
+                x->row[x->n++] = (const char *)a->y + (size_t)own[m] * bytes;
+        if (row >= 0 && x->n < SLC_WEIGHTED_ROWS)
+            x->row[x->n++] = rows->data + row * rows->stride;
     }
 }
 
 static void sum_token(const struct slc_combine_sum_args *a, int64_t t, bool stream)
 {
-    const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
+    const int64_t step = stream ? SLC_WEIGHTED_STEP : SLC_CPU_CHUNK;
+    const size_t size = slc_dtype_size(a->dtype), bytes = (size_t)a->H * size;
     char *out = (char *)a->out + (size_t)t * bytes;
     const bool direct = a->dtype == SLC_F32 && !stream;
+    struct slc_weighted next = {.n = 0};
     struct part first, rest;
     const int64_t more = gather_rows(a, t, 0, &first);
 
-    if (t + 1 < a->T)
-        ahead(a, t + 1);
-    for (int64_t at = 0; at < a->H; at += SLC_CPU_CHUNK) {
-        const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - at);
+    if (stream && t + 1 < a->T)
+        list_rows(a, t + 1, &next);
+    for (int64_t at = 0; at < a->H; at += step) {
+        const int64_t n = slc_min(step, a->H - at);
         float buf[SLC_CPU_CHUNK], *acc = direct ? (float *)out + at : buf;
 
+        if (stream)
+            slc_weighted_ahead(&next, (size_t)at * size, (size_t)n * size);
         if (a->add) {
             const float *from = slc_in(a->add, a->dtype, t * a->H + at, n, acc);
 

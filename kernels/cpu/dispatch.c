@@ -63,19 +63,18 @@ static void pack_meta(const struct slc_dispatch_pack_args *a, const struct slc_r
     }
 }
 
-/* The start of a token's row and, where stores do not bring them into the cache, the pages
- * its records go to. */
-static void ahead(const struct slc_dispatch_pack_args *a, int64_t t, bool stream)
+/* The start of a token's row, and the pages its records go to. */
+static void ahead(const struct slc_dispatch_pack_args *a, int64_t t)
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
     slc_fetch_ahead((const char *)a->x + (size_t)t * bytes, bytes);
-    for (int64_t s = 0; stream && s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
+    for (int64_t s = 0; s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
         const struct slc_rows *d = &a->dst[a->slot_rank[t * a->S + s]];
         const int64_t row = (int64_t)a->slot_row[t * a->S + s] - d->first;
 
         if (row >= 0 && row < d->count && d->data)
-            slc_fetch_ahead(d->data + row * d->stride, 1);
+            slc_prefetch(d->data + row * d->stride);
     }
 }
 
@@ -83,8 +82,8 @@ static void pack_token(const struct slc_dispatch_pack_args *a, int64_t t, bool s
 {
     const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
 
-    if (t + 1 < a->T)
-        ahead(a, t + 1, stream);
+    if (stream && t + 1 < a->T)
+        ahead(a, t + 1);
     for (int64_t s = 0; s < a->S && a->slot_rank[t * a->S + s] >= 0; s++) {
         const int64_t r = a->slot_rank[t * a->S + s];
         const struct slc_rows *d = &a->dst[r];

@@ -103,23 +103,26 @@ static int64_t gather_rows(const struct slc_expert_sum_args *a, int64_t j, int64
     return m;
 }
 
-/* batch NULL: past the caches. */
+/* The record's sum to out; batch NULL: past the caches, while next is asked for. */
 static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out,
-                    struct slc_batch *batch)
+                    struct slc_batch *batch, const struct slc_weighted *next)
 {
+    const int64_t step = batch ? SLC_CPU_CHUNK : SLC_WEIGHTED_STEP;
     const size_t size = slc_dtype_size(a->dtype);
     struct slc_weighted x, add = {.n = a->add != NULL, .w = {1}};
     const int64_t more = gather_rows(a, j, 0, &x);
 
     add.row[0] = (const char *)a->add + (size_t)(j * a->H) * size;
-    for (int64_t at = 0; at < a->H; at += SLC_CPU_CHUNK) {
-        const int64_t n = slc_min(SLC_CPU_CHUNK, a->H - at);
+    for (int64_t at = 0; at < a->H; at += step) {
+        const int64_t n = slc_min(step, a->H - at);
         float buf[SLC_CPU_CHUNK], *acc = buf;
         char *to = out + (size_t)at * size;
         struct slc_weighted rest;
 
         if (batch)
             to = slc_batch_take(batch, to, (size_t)n * size);
+        else
+            slc_weighted_ahead(next, (size_t)at * size, (size_t)n * size);
         if (batch && a->dtype == SLC_F32)
             acc = (float *)to;
         slc_weighted_add(&x, a->dtype, at, n, acc, true);
@@ -132,32 +135,28 @@ static void sum_row(const struct slc_expert_sum_args *a, int64_t j, char *out,
     }
 }
 
-/* The starts of the rows of a record, and the page its sum goes to. */
-static void ahead(const struct slc_expert_sum_args *a, int64_t j, bool stream)
+/* The first rows of a record that is summed next, asking for the page its sum goes to. */
+static void look_ahead(const struct slc_expert_sum_args *a, int64_t j, struct slc_weighted *next)
 {
-    const size_t bytes = (size_t)a->H * slc_dtype_size(a->dtype);
     const struct slc_rows *d = holder(a->dst, a->R, j);
 
     if (!d || !d->data)
         return;
-    for (int64_t m = 0; m < a->M; m++)
-        if (a->row_of[j * a->M + m] >= 0)
-            slc_fetch_ahead((const char *)a->y + (size_t)a->row_of[j * a->M + m] * bytes,
-                            bytes);
-    if (stream)
-        slc_fetch_ahead(d->data + (j - d->first) * d->stride, 1);
+    slc_prefetch(d->data + (j - d->first) * d->stride);
+    gather_rows(a, j, 0, next);
 }
 
 static void sum_record(const struct slc_expert_sum_args *a, int64_t j, struct slc_batch *batch)
 {
     const struct slc_rows *d = holder(a->dst, a->R, j);
+    struct slc_weighted next = {.n = 0};
 
     if (!d)
         return;
-    if (j + 1 < a->n)
-        ahead(a, j + 1, !batch);
+    if (!batch && j + 1 < a->n)
+        look_ahead(a, j + 1, &next);
     if (d->data)
-        sum_row(a, j, d->data + (j - d->first) * d->stride, batch);
+        sum_row(a, j, d->data + (j - d->first) * d->stride, batch, &next);
     if (!a->row_scalar || !d->scalars)
         return;
     float *scalars = (float *)(d->scalars + (j - d->first) * d->meta_stride);

@@ -11,12 +11,23 @@
  * however many are taken in one pass.
  */
 #define SLC_WEIGHTED_ROWS 8
+/* Elements of a step of a sum past the caches: small, so that memory is read and written at
+ * once, not in turn. Each asks for the same part of the rows that are summed next. */
+#define SLC_WEIGHTED_STEP 256
 
 struct slc_weighted {
     int n;
     const void *row[SLC_WEIGHTED_ROWS];
     float w[SLC_WEIGHTED_ROWS];
 };
+
+/* Ask for bytes [at, at + n) of rows that are summed soon. */
+static inline void slc_weighted_ahead(const struct slc_weighted *x, size_t at, size_t n)
+{
+    for (int i = 0; i < x->n; i++)
+        for (size_t line = at; line < at + n; line += 64)
+            slc_prefetch((const char *)x->row[i] + line);
+}
 
 /* acc [n] (+)= the rows' elements [at, at + n); n <= SLC_CPU_CHUNK. */
 static inline void slc_weighted_add(const struct slc_weighted *x, enum slc_dtype dtype,
