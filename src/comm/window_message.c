@@ -14,6 +14,7 @@
 
 #define AM_WINDOW 1
 #define HEADERS 256 /* of UCX and ours, in the segment of a message */
+#define JOINED (96u << 10) /* bytes of small puts that go without waiting for more */
 #define HELD 16     /* signals that may wait for their data before memory is taken */
 
 /* Bytes that one TCP message of UCX may have: UCX_TCP_RX_SEG_SIZE, see slc_ucx_prepare. */
@@ -139,7 +140,7 @@ static bool is_full(struct slc_target *t)
         if (op->kind == SLC_OP_SIGNAL)
             return true;
         bytes += op->bytes - (i == t->current ? t->sent : 0);
-        if (bytes >= t->chunk || ++pieces > t->pieces)
+        if (bytes >= JOINED || bytes >= t->chunk || ++pieces > t->pieces)
             return true;
     }
     return false;

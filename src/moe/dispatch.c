@@ -11,6 +11,9 @@
 /* Bytes of records packed and put at a time, for each far member: they are still in the
  * core's cache when they are put. */
 #define CHUNK (256u << 10)
+/* ... where they travel in messages: small enough for two to join in one. With messages of
+ * 200 KiB an exchange of 16 MiB over TCP takes a third longer. */
+#define CHUNK_MESSAGE (60u << 10)
 #define CHUNKS_STAGED 16
 
 static size_t pad(size_t bytes)
@@ -148,14 +151,15 @@ static void set_chunks(struct slc_dispatch *d)
 {
     const struct slc_moe_shape *n = d->n;
     int64_t most = n->S < d->n_far ? n->S : d->n_far; /* records of a token that are put */
+    int64_t chunk = d->by_message ? CHUNK_MESSAGE : CHUNK;
 
     d->chunk_tokens = n->T;
     if (d->n_far)
-        d->chunk_tokens = ceil_div((int64_t)CHUNK * d->n_far, most * (int64_t)n->stride);
+        d->chunk_tokens = ceil_div(chunk * d->n_far, most * (int64_t)n->stride);
     if (d->chunk_tokens > n->T)
         d->chunk_tokens = n->T;
     d->chunks = (int)ceil_div(n->T, d->chunk_tokens);
-    d->chunk_records = ceil_div(CHUNK, (int64_t)n->stride);
+    d->chunk_records = ceil_div(chunk, (int64_t)n->stride);
     if (d->chunk_records > n->cap)
         d->chunk_records = n->cap;
     d->returns = CHUNKS_STAGED;
@@ -321,6 +325,8 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
     for (int i = 0; i < d->n->R; i++)
         if (i != d->n->me && (o->force_far || !slc_window_near(d->window, i)))
             d->n_far++;
+    for (int i = 0; i < d->n->R; i++)
+        d->by_message |= slc_window_by_message(d->window, i);
     set_chunks(d);
     if (map_windows(d, bytes, e) < 0)
         goto err_window;

@@ -85,7 +85,8 @@ struct slc_dispatch {
     struct slc_window *window;
     struct slc_world *world;
     char **near; /* [R] mapped window of a near member (own: local), or NULL */
-    bool *message; /* [R] rows to this member travel in messages */
+    bool *message;      /* [R] rows to this member travel in messages */
+    bool by_message;    /* to any */
     size_t early_bytes; /* of the place for what a member sends early; 0: none */
     int mapped; /* windows, from this rank's on round, that ops were given */
     int n_far;
