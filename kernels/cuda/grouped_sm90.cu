@@ -104,10 +104,11 @@ __device__ __forceinline__ void store_bf16(const uint32_t (&low)[64], int b,
         slc_tma_store(mc, out, to.x + b * 64, to.y, to.z);
 }
 
-/* All of them in fp32, in eight blocks of 32 columns. */
+/* All of them in fp32, in eight blocks of 32 columns; zeros where there are none. */
 template <bool ADD>
-__device__ __forceinline__ void store_f32(const float (&d)[128], const CUtensorMap *mc,
-                                          uint32_t buffer, int group, const place &to)
+__device__ __forceinline__ void store_f32(const float (&d)[128], bool any,
+                                          const CUtensorMap *mc, uint32_t buffer, int group,
+                                          const place &to)
 {
     const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const int row = warp * 16 + lane / 4, half = lane % 4 / 2, odd = lane % 2 * 8;
@@ -124,8 +125,8 @@ __device__ __forceinline__ void store_f32(const float (&d)[128], const CUtensorM
             const float *v = &d[(b * 4 + j) * 4];
             const uint32_t at = out + row * 128 + (((2 * j + half) ^ (row % 8)) * 16) + odd;
 
-            slc_store_pair(at, v[0], v[1]);
-            slc_store_pair(at + 8 * 128, v[2], v[3]);
+            slc_store_pair(at, any ? v[0] : 0, any ? v[1] : 0);
+            slc_store_pair(at + 8 * 128, any ? v[2] : 0, any ? v[3] : 0);
         }
         slc_proxy_fence();
         slc_group_sync(1 + group);
@@ -172,17 +173,25 @@ template <bool A_MN, bool B_MN>
 __device__ __forceinline__ void load_tiles(const CUtensorMap *ma, const CUtensorMap *mb,
                                            ring r, const int *pairs, const group_args &g)
 {
-    const int rank = slc_cluster_rank();
+    const int rank = slc_cluster_rank(), count = pairs[g.El], step = gridDim.x / 2;
+    tile t, next = {};
 
-    for (int pair = blockIdx.x / 2; pair < pairs[g.El]; pair += gridDim.x / 2) {
-        const tile t = tile_of(pairs, g, pair, rank, A_MN);
+    if (blockIdx.x / 2 < count)
+        next = tile_of(pairs, g, blockIdx.x / 2, rank, A_MN);
+    for (int pair = blockIdx.x / 2; pair < count; pair += step) {
+        const int ahead = pair + step < count ? pair + step : pair;
 
+        t = next;
+        if (t.steps == 0)
+            next = tile_of(pairs, g, ahead, rank, A_MN);
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.empty + r.stage * 8, r.phase ^ 1);
             slc_bar_expect(r.full + r.stage * 8, STAGE_BYTES);
             load_step<A_MN, B_MN>(ma, mb, r.base + r.stage * STAGE_BYTES,
                                   r.full + r.stage * 8, t, t.k0 + s * BK, rank);
             advance(r);
+            if (s == 0) /* what it reads takes a while to come */
+                next = tile_of(pairs, g, ahead, rank, A_MN);
         }
     }
 }
@@ -228,20 +237,16 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
     if (blockIdx.x / 2 < count)
         next = tile_of(pairs, g, blockIdx.x / 2, rank, A_MN);
     for (int pair = blockIdx.x / 2; pair < count; pair += step) {
+        const int ahead = pair + step < count ? pair + step : pair;
         int before = 0;
 
         t = next;
-        const bool idle = !A_MN && t.half && group == 1;
-
-        if (idle) {
+        if (!A_MN && t.half && group == 1) {
             skip_steps(r, t.steps);
             t.steps = 0;
         }
-        if (A_MN && t.steps == 0) {
-#pragma unroll
-            for (int i = 0; i < 128; i++)
-                d[i] = 0;
-        }
+        if (t.steps == 0)
+            next = tile_of(pairs, g, ahead, rank, A_MN);
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.full + r.stage * 8, r.phase);
             const int slices = A_MN && s + 1 == t.steps ? t.slices : BK / 16;
@@ -257,6 +262,8 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
                 multiply<A_MN, B_MN, 1>(d, at, group, s > 0);
             if (OUT == OUT_BF16 && due && s < 4)
                 store_due(low, s, false, mc, buffer, group, to);
+            if (s == min(4, t.steps - 1)) /* behind products that run */
+                next = tile_of(pairs, g, ahead, rank, A_MN);
             if (s > 0) {
                 slc_wgmma_wait<1>();
                 if (lane < 2)
@@ -265,8 +272,6 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
             before = r.stage;
             advance(r);
         }
-        if (pair + step < count)
-            next = tile_of(pairs, g, pair + step, rank, A_MN);
         if (OUT == OUT_BF16 && due && t.steps < 4)
             store_due(low, t.steps, true, mc, buffer, group, to);
         slc_wgmma_wait<0>();
@@ -276,10 +281,10 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
         if (OUT == OUT_BF16) {
 #pragma unroll
             for (int i = 0; i < 64; i++)
-                low[i] = idle ? 0 : packed(d[2 * i], d[2 * i + 1]);
+                low[i] = t.steps ? packed(d[2 * i], d[2 * i + 1]) : 0;
             due = true;
         } else if (OUT == OUT_F32 || t.steps > 0) {
-            store_f32<OUT == OUT_F32_ADD>(d, mc, buffer, group, to);
+            store_f32<OUT == OUT_F32_ADD>(d, t.steps > 0, mc, buffer, group, to);
         }
     }
     if (OUT == OUT_BF16 && due)
