@@ -32,12 +32,12 @@ static struct share share_of(const struct slc_moe_shape *n, const int32_t *plan,
 }
 
 /*
- * There: tokens made, records that leave read and written to their rank (of own ones only
- * what goes along), rows read for every expert, a peer's for the first time. Back: results
- * made and read, their sums written to the source and read there, tokens written and read.
- * Own results take that way, too, in a plan of several rounds.
+ * Of rank r. There: tokens made, records that leave read and written to their rank (of own
+ * ones only what goes along), rows read for every expert, a peer's for the first time. Back:
+ * results made and read, their sums written to the source and read there, tokens written and
+ * read. Own results take that way, too, in a plan of several rounds.
  */
-void slc_bench_passes(const struct slc_moe_shape *n, const int32_t *plan, int rounds, int r,
+static void passes_of(const struct slc_moe_shape *n, const int32_t *plan, int rounds, int r,
                       struct slc_bench_passes *there, struct slc_bench_passes *back)
 {
     const struct share s = share_of(n, plan, r);
@@ -161,7 +161,7 @@ void slc_bench_limit(const struct slc_moe_shape *n, const int32_t *plan, int rou
         struct slc_bench_passes p[2];
         double s[3];
 
-        slc_bench_passes(n, plan, rounds, r, &p[0], &p[1]);
+        passes_of(n, plan, rounds, r, &p[0], &p[1]);
         for (int i = 0; i < 2; i++)
             s[i] = p[i].own / rate->own + p[i].between / rate->between;
         s[2] = s[0] + s[1];

@@ -18,11 +18,8 @@ struct slc_bench_passes {
     double own, between; /* bytes read and written, over two: what memcpy would copy */
 };
 
-/* Of rank r, there and back; plan [R][R+E] and rounds as in struct slc_moe_saved. */
-void slc_bench_passes(const struct slc_moe_shape *n, const int32_t *plan, int rounds, int r,
-                      struct slc_bench_passes *there, struct slc_bench_passes *back);
-
-/* Bytes of memory that an iteration goes through, of the rank that has most. */
+/* Bytes of memory that an iteration goes through, of the rank that has most; plan [R][R+E]
+ * as in struct slc_moe_saved. */
 size_t slc_bench_memory(const struct slc_moe_shape *n, const int32_t *plan);
 
 /*
@@ -34,7 +31,8 @@ size_t slc_bench_memory(const struct slc_moe_shape *n, const int32_t *plan);
 int slc_bench_copy_rates(struct slc_group *g, size_t bytes, int n, double *t,
                          struct slc_bench_passes *rate, struct slc_err *e);
 
-/* Seconds that the passes of the rank with most take: there, back, both. */
+/* Seconds that the passes of the rank with most take: there, back, both; plan and rounds as
+ * in struct slc_moe_saved. */
 void slc_bench_limit(const struct slc_moe_shape *n, const int32_t *plan, int rounds,
                      const struct slc_bench_passes *rate, double seconds[3]);
 
