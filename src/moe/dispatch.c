@@ -322,11 +322,10 @@ struct slc_dispatch *slc_dispatch_create(const struct slc_dispatch_options *o,
     d->window = slc_window_create(o->group, bytes, e);
     if (!d->window)
         goto err_free;
-    for (int i = 0; i < d->n->R; i++)
-        if (i != d->n->me && (o->force_far || !slc_window_near(d->window, i)))
-            d->n_far++;
-    for (int i = 0; i < d->n->R; i++)
+    for (int i = 0; i < d->n->R; i++) {
+        d->n_far += i != d->n->me && (o->force_far || !slc_window_near(d->window, i));
         d->by_message |= slc_window_by_message(d->window, i);
+    }
     set_chunks(d);
     if (map_windows(d, bytes, e) < 0)
         goto err_window;

@@ -173,6 +173,11 @@ int slc_early_put(struct slc_dispatch *d, struct slc_flight *f, int r, struct sl
 /* Bring what came early to where it belongs. */
 void slc_early_take(struct slc_dispatch *d, struct slc_flight *f);
 
+/* send.c: pack `count` tokens from `first` on, or their gradients, to where host_rows says;
+ * f->packed tells when that has run. */
+void slc_pack_tokens(struct slc_dispatch *d, struct slc_flight *f, int64_t first,
+                     int64_t count, bool grad);
+
 /* send.c: at post, where chunks begin; then pack and send what may go. */
 int slc_dispatch_cut(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e);
 int slc_dispatch_send(struct slc_dispatch *d, struct slc_flight *f, struct slc_err *e);

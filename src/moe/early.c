@@ -108,15 +108,8 @@ int slc_early_pack(struct slc_dispatch *d, struct slc_flight *f, struct slc_err 
                        f->d_out ? NULL : at + HEAD + (size_t)count * n->stride, n->meta_x, 0,
                        count);
     }
-    if (all > 0) {
-        slc_upload(f->q, f->pack_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
-        SLC_RUN(f->q, dispatch_pack, .dst = f->pack_rows, .x = f->d_out ? f->d_out : f->x,
-                .ids = f->d_out ? NULL : f->s->ids, .slot_rank = f->s->slot_rank,
-                .slot_row = f->s->slot_row, .first_expert = d->first_expert,
-                .weights = f->s->weights, .T = n->T, .H = n->H, .K = n->K, .R = n->R,
-                .S = n->S, .M = n->M, .dtype = n->dtype);
-        slc_event_record(f->packed, f->q);
-    }
+    if (all > 0)
+        slc_pack_tokens(d, f, 0, n->T, f->d_out != NULL);
     f->early_packed = true;
     return slc_event_test(f->packed, e);
 }

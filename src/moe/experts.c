@@ -81,8 +81,7 @@ void slc_experts_up(const struct slc_experts *x, struct slc_queue *q,
 
     SLC_RUN(q, grouped_matmul, .y = s->h, .x = s->x, .w = w->up, .off = s->off,
             .rec_of = s->rec_of, .El = n->El, .N = 2 * n->F, .Kd = n->H,
-            .rows_cap = n->rows_cap,
-            .trans_w = true, .dtype = n->dtype);
+            .rows_cap = n->rows_cap, .trans_w = true, .dtype = n->dtype);
 }
 
 void slc_experts_forward(const struct slc_experts *x, struct slc_queue *q,
@@ -95,8 +94,7 @@ void slc_experts_forward(const struct slc_experts *x, struct slc_queue *q,
             .rows = n->rows_cap, .F = n->F, .dtype = n->dtype);
     SLC_RUN(q, grouped_matmul, .y = x->y, .x = x->a, .w = w->down, .off = s->off,
             .rec_of = s->rec_of, .El = n->El, .N = n->H, .Kd = n->F,
-            .rows_cap = n->rows_cap,
-            .trans_w = true, .dtype = n->dtype);
+            .rows_cap = n->rows_cap, .trans_w = true, .dtype = n->dtype);
 }
 
 void slc_experts_load_grad(const struct slc_experts *x, struct slc_queue *q,

@@ -142,12 +142,28 @@ static size_t meta_of(const struct slc_dispatch *d, bool grad)
     return grad ? 0 : d->n->meta_x;
 }
 
+void slc_pack_tokens(struct slc_dispatch *d, struct slc_flight *f, int64_t first,
+                     int64_t count, bool grad)
+{
+    const struct slc_moe_shape *n = d->n;
+
+    slc_upload(f->q, f->pack_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
+    SLC_RUN(f->q, dispatch_pack, .dst = f->pack_rows,
+            .x = (const char *)(grad ? f->d_out : f->x) + (size_t)first * n->row_bytes,
+            .ids = grad ? NULL : f->s->ids + first * n->K,
+            .slot_rank = f->s->slot_rank + first * n->S,
+            .slot_row = f->s->slot_row + first * n->S, .first_expert = d->first_expert,
+            .weights = f->s->weights + first * n->K, .T = count, .H = n->H, .K = n->K,
+            .R = n->R, .S = n->S, .M = n->M, .dtype = n->dtype);
+    slc_event_record(f->packed, f->q);
+}
+
 /* Pack the tokens of f->chunk: 1 when it is on the queue, 0 while staging is not free. */
 static int pack(struct slc_dispatch *d, struct slc_flight *f, int i)
 {
     const struct slc_moe_shape *n = d->n;
     const bool grad = slc_use_has_grad(f, i);
-    const size_t meta = meta_of(d, grad), row = (size_t)n->row_bytes;
+    const size_t meta = meta_of(d, grad);
     const int64_t first = f->chunk * d->chunk_tokens;
     const uint64_t use = f->base + (uint64_t)i;
     size_t bytes = 0;
@@ -182,16 +198,8 @@ static int pack(struct slc_dispatch *d, struct slc_flight *f, int i)
             to->data = NULL;
         at += d->near[r] ? 0 : staged(d, p.count, meta);
     }
-    slc_upload(f->q, f->pack_rows, f->host_rows, (size_t)n->R * sizeof(*f->host_rows));
-    SLC_RUN(f->q, dispatch_pack, .dst = f->pack_rows,
-            .x = (const char *)(grad ? f->d_out : f->x) + (size_t)first * row,
-            .ids = grad ? NULL : f->s->ids + first * n->K,
-            .slot_rank = f->s->slot_rank + first * n->S,
-            .slot_row = f->s->slot_row + first * n->S, .first_expert = d->first_expert,
-            .weights = f->s->weights + first * n->K,
-            .T = n->T - first < d->chunk_tokens ? n->T - first : d->chunk_tokens, .H = n->H,
-            .K = n->K, .R = n->R, .S = n->S, .M = n->M, .dtype = n->dtype);
-    slc_event_record(f->packed, f->q);
+    slc_pack_tokens(d, f, first,
+                    n->T - first < d->chunk_tokens ? n->T - first : d->chunk_tokens, grad);
     return 1;
 }
 
