@@ -168,6 +168,7 @@ static void queue_destroy(struct slc_queue *base)
     cudaFreeHost(q->stage);
     cudaFree(q->scratch);
     cudaFree(q->blas);
+    cudaFree(q->tickets);
     if (q->stream)
         cudaStreamDestroy(q->stream);
     free(q);
@@ -188,7 +189,13 @@ static int queue_init(struct slc_cuda_queue *q, struct slc_err *e)
     q->stage = mem_alloc(&q->cuda->base, stage, SLC_MEM_HOST, e);
     q->blas = q->stage ? mem_alloc(&q->cuda->base, SLC_CUDA_BLAS_BYTES, SLC_MEM_DEVICE, e)
                        : NULL;
-    if (!q->blas)
+    q->tickets = q->blas ? mem_alloc(&q->cuda->base, 2 * sizeof(*q->tickets),
+                                     SLC_MEM_DEVICE, e)
+                         : NULL;
+    if (!q->tickets ||
+        slc_cuda_error(
+            e, cudaMemsetAsync(q->tickets, 0, 2 * sizeof(*q->tickets), q->stream),
+            "clearing counters") != 0)
         return -1;
     return scratch_grow(q, slc_most((int64_t)q->cuda->scratch_need, 1 << 20), e);
 }

@@ -45,6 +45,7 @@ struct slc_cuda_queue {
     struct slc_cuda *cuda;
     cudaStream_t stream;
     void *scratch, *blas;
+    unsigned *tickets; /* two counters of grouped products, zero between them */
     size_t scratch_size;
     char *stage; /* pinned, SLC_CUDA_STAGE_SLOTS x SLC_CUDA_STAGE_BYTES */
     cudaEvent_t staged[SLC_CUDA_STAGE_SLOTS];

@@ -10,8 +10,8 @@
  * rows each, over a ring of STAGES steps of 64 along K. bf16 results stay in registers and
  * leave through shared memory between the first products of the next tile, so that the
  * tensor cores hardly wait for them. Of padding, forward and dgrad leave out 64 rows at a
- * time, wgrad 16. The grid is as large as the card; pairs of tiles are dealt in turn, and
- * their number is read from `off` on the card.
+ * time, wgrad 16. The grid is as large as the card; one more thread hands out pairs of tiles
+ * (grouped_tiles.cuh), whose number is read from `off` on the card.
  *
  *   forward  y[row,n]   = x[row,k] W[e][n,k]     A = x,        B = W
  *   dgrad    y[row,n]   = x[row,k] W[e][k,n]     A = x,        B = W, MN-major
@@ -26,9 +26,9 @@
 #define OUT_BYTES (64 * 64 * 2) /* one block of results of a warpgroup */
 #define OUT_AT (STAGES * STAGE_BYTES)
 #define BARS_AT (OUT_AT + 4 * OUT_BYTES)
-#define PAIRS_AT (BARS_AT + 2 * STAGES * 8)
-#define MOST_EXPERTS 640
-#define SMEM_BYTES (PAIRS_AT + (MOST_EXPERTS + 1) * 4)
+#define SLOT_AT (BARS_AT + (2 * STAGES + 2) * 8)
+#define TABLE_AT (SLOT_AT + (int)sizeof(tile))
+#define SMEM_BYTES (TABLE_AT + (MOST_EXPERTS + 1) * 4)
 
 enum out { OUT_BF16, OUT_F32, OUT_F32_ADD };
 
@@ -171,29 +171,18 @@ __device__ __forceinline__ void advance(ring &r)
 /* The thread that loads. */
 template <bool A_MN, bool B_MN>
 __device__ __forceinline__ void load_tiles(const CUtensorMap *ma, const CUtensorMap *mb,
-                                           ring r, const int *pairs, const group_args &g)
+                                           ring r, handover h)
 {
-    const int rank = slc_cluster_rank(), count = pairs[g.El], step = gridDim.x / 2;
-    tile t, next = {};
+    const int rank = slc_cluster_rank();
 
-    if (blockIdx.x / 2 < count)
-        next = tile_of(pairs, g, blockIdx.x / 2, rank, A_MN);
-    for (int pair = blockIdx.x / 2; pair < count; pair += step) {
-        const int ahead = pair + step < count ? pair + step : pair;
-
-        t = next;
-        if (t.steps == 0)
-            next = tile_of(pairs, g, ahead, rank, A_MN);
+    for (tile t = take<false>(h); t.steps >= 0; t = take<false>(h))
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.empty + r.stage * 8, r.phase ^ 1);
             slc_bar_expect(r.full + r.stage * 8, STAGE_BYTES);
             load_step<A_MN, B_MN>(ma, mb, r.base + r.stage * STAGE_BYTES,
                                   r.full + r.stage * 8, t, t.k0 + s * BK, rank);
             advance(r);
-            if (s == 0) /* what it reads takes a while to come */
-                next = tile_of(pairs, g, ahead, rank, A_MN);
         }
-    }
 }
 
 /* Blocks of results that are due at step s of a tile: one a step while products run, and
@@ -221,32 +210,27 @@ __device__ __forceinline__ void skip_steps(ring &r, int steps)
 
 /* A warpgroup that multiplies. */
 template <bool A_MN, bool B_MN, int OUT>
-__device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
-                                               const int *pairs, const group_args &g,
+__device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r, handover h,
                                                int group)
 {
-    const int rank = slc_cluster_rank(), lane = threadIdx.x % 32;
-    const int count = pairs[g.El], step = gridDim.x / 2;
+    const int lane = threadIdx.x % 32;
     const uint32_t buffer = r.base + OUT_AT + group * 2 * OUT_BYTES;
     float d[128];
     uint32_t low[64]; /* the tile before, not stored yet */
     place to = {};
     bool due = false;
-    tile t, next = {};
+    tile next = take<true>(h);
 
-    if (blockIdx.x / 2 < count)
-        next = tile_of(pairs, g, blockIdx.x / 2, rank, A_MN);
-    for (int pair = blockIdx.x / 2; pair < count; pair += step) {
-        const int ahead = pair + step < count ? pair + step : pair;
+    while (next.steps >= 0) {
+        tile t = next;
         int before = 0;
 
-        t = next;
         if (!A_MN && t.half && group == 1) {
             skip_steps(r, t.steps);
             t.steps = 0;
         }
         if (t.steps == 0)
-            next = tile_of(pairs, g, ahead, rank, A_MN);
+            next = take<true>(h);
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.full + r.stage * 8, r.phase);
             const int slices = A_MN && s + 1 == t.steps ? t.slices : BK / 16;
@@ -260,15 +244,15 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r,
                 multiply<A_MN, B_MN, 2>(d, at, group, s > 0);
             else
                 multiply<A_MN, B_MN, 1>(d, at, group, s > 0);
-            if (OUT == OUT_BF16 && due && s < 4)
-                store_due(low, s, false, mc, buffer, group, to);
-            if (s == min(4, t.steps - 1)) /* behind products that run */
-                next = tile_of(pairs, g, ahead, rank, A_MN);
+            if (s + 1 == t.steps) /* behind products that run */
+                next = take<true>(h);
             if (s > 0) {
                 slc_wgmma_wait<1>();
                 if (lane < 2)
                     slc_bar_arrive(r.empty + before * 8, lane);
             }
+            if (OUT == OUT_BF16 && due && s < 4)
+                store_due(low, s, false, mc, buffer, group, to);
             before = r.stage;
             advance(r);
         }
@@ -305,12 +289,18 @@ __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(1024) char smem[];
     const uint32_t base = slc_smem(smem);
     const ring r = {base, base + BARS_AT, base + BARS_AT + STAGES * 8, 0, 0};
-    int *pairs = (int *)(smem + PAIRS_AT);
-    const int role = threadIdx.x / 128;
+    const uint32_t given = base + BARS_AT + 2 * STAGES * 8;
+    const handover h = {base + SLOT_AT, given, given + 8, 0};
+    int *table = (int *)(smem + TABLE_AT);
+    /* one for a warp: what follows from it stays in uniform registers */
+    const int role = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
 
+    order_experts(table, (int *)smem, g, A_MN);
     if (threadIdx.x < 32)
-        count_pairs(pairs, g, A_MN);
+        count_pairs(table, g, A_MN);
     if (threadIdx.x == 0) {
+        slc_bar_init(h.given, 1);
+        slc_bar_init(h.taken, TAKERS);
         for (int i = 0; i < STAGES; i++) {
             slc_bar_init(r.full + i * 8, 1);
             slc_bar_init(r.empty + i * 8, 16); /* warps that multiply, in both blocks */
@@ -322,10 +312,12 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (role == 0) {
         slc_regs_fewer<40>();
         if (threadIdx.x == 0)
-            load_tiles<A_MN, B_MN>(&ma, &mb, r, pairs, g);
+            load_tiles<A_MN, B_MN>(&ma, &mb, r, h);
+        else if (threadIdx.x == 32 && slc_cluster_rank() == 0)
+            hand_out(h, table, g, A_MN);
     } else {
         slc_regs_more<232>();
-        multiply_tiles<A_MN, B_MN, OUT>(&mc, r, pairs, g, role - 1);
+        multiply_tiles<A_MN, B_MN, OUT>(&mc, r, h, role - 1);
     }
     __syncwarp();
     slc_cluster_sync(); /* the other block may still write or arrive here */
@@ -400,19 +392,21 @@ static int launch(struct slc_queue *q, const CUtensorMap &ma, const CUtensorMap 
 }
 
 /* Widths in steps of 8 (the copy engine's 16 bytes), sizes that int coordinates hold. */
-static bool fits(struct slc_queue *q, int64_t El, int64_t N, int64_t K, int64_t rows)
+static bool fits(struct slc_queue *q, int64_t El, int64_t N, int64_t K, int64_t rows,
+                 int64_t pairs)
 {
     return slc_cuda_queue_of(q)->cuda->prop.major == 9 && El > 0 && El <= MOST_EXPERTS &&
            N % 8 == 0 && K % 8 == 0 && N > 0 && K > 0 && N < 1 << 30 && K < 1 << 30 &&
-           rows > 0 && rows < 1 << 30;
+           rows > 0 && rows < 1 << 30 && pairs < MOST_PAIRS;
 }
 
 int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_args *a)
 {
+    const int64_t pairs = (a->rows_cap / (2 * BM) + a->El) * slc_ceil_div(a->N, BN);
     CUtensorMap ma, mb, mc;
     group_args g = {};
 
-    if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap) ||
+    if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap, pairs) ||
         !slc_aligned(a->x, 16) || !slc_aligned(a->w, 16) || !slc_aligned(a->y, 16))
         return 0;
     const bool t = a->trans_w;
@@ -421,6 +415,7 @@ int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_a
                 SLC_BF16) ||
         !map_of(&mc, a->y, a->N, a->rows_cap, 1, 64, SLC_BF16))
         return 0;
+    g.tickets = slc_cuda_queue_of(q)->tickets;
     g.off = a->off;
     g.rec_of = a->rec_of;
     g.El = (int)a->El;
@@ -433,10 +428,11 @@ int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_a
 
 int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args *a)
 {
+    const int64_t pairs = a->El * slc_ceil_div(a->N, 2 * BM) * slc_ceil_div(a->Kd, BN);
     CUtensorMap ma, mb, mc;
     group_args g = {};
 
-    if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap) ||
+    if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap, pairs) ||
         !slc_aligned(a->x, 16) || !slc_aligned(a->dy, 16) || !slc_aligned(a->dw, 16) ||
         (a->dw_dtype == SLC_BF16 && a->acc))
         return 0;
@@ -444,6 +440,7 @@ int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args
         !map_of(&mb, a->x, a->Kd, a->rows_cap, 1, 64, SLC_BF16) ||
         !map_of(&mc, a->dw, a->Kd, a->N, a->El, 64, a->dw_dtype))
         return 0;
+    g.tickets = slc_cuda_queue_of(q)->tickets;
     g.off = a->off;
     g.rec_of = a->rec_of;
     g.El = (int)a->El;

@@ -42,6 +42,17 @@ __device__ __forceinline__ void slc_bar_arrive(uint32_t bar, int cta)
                  "r"(cta)
                  : "memory");
 }
+/* slc_bar_expect of the barrier at the same place in block `cta` of the cluster. */
+__device__ __forceinline__ void slc_bar_expect_there(uint32_t bar, int bytes, int cta)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [there], %1;\n"
+                 "}" ::"r"(bar),
+                 "r"(bytes), "r"(cta)
+                 : "memory");
+}
 __device__ __forceinline__ void slc_bar_wait(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
@@ -67,6 +78,28 @@ __device__ __forceinline__ int slc_cluster_rank(void)
 
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
     return (int)r;
+}
+
+/* Four ints to the same place of block `cta`, whose barrier counts their bytes. */
+__device__ __forceinline__ void slc_put(uint32_t dst, uint32_t bar, int cta, int a, int b,
+                                        int c, int d)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there, counts;\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mapa.shared::cluster.u32 counts, %1, %2;\n"
+                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], "
+                 "{%3, %4, %5, %6}, [counts];\n"
+                 "}" ::"r"(dst),
+                 "r"(bar), "r"(cta), "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+__device__ __forceinline__ void slc_get(uint32_t src, int &a, int &b, int &c, int &d)
+{
+    asm volatile("ld.shared::cta.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+                 : "r"(src)
+                 : "memory");
 }
 
 /* -- the tensor copy engine ------------------------------------------------- */
