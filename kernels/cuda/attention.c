@@ -14,12 +14,15 @@
  * masks of padding. Packed documents are cut by length into calls of plans with room for B
  * sequences of S tokens (packing.h); which of them are meant is read on the GPU. All plans
  * that a packing can need are made at set-up: for each S, every size B up to
- * slc_packing_most. What cuDNN has no engine for runs on attention_plain.cu, and the first
- * such shape is named on stderr.
+ * slc_packing_most. Calls go to two streams in turn, so that one's end, where blocks run
+ * out, is filled by another; nothing that two calls write is the same memory. What cuDNN has
+ * no engine for runs on attention_plain.cu, and the first such shape is named on stderr.
  */
 
-/* The backward keeps dS. */
+/* The backward keeps dS, of as many calls at once as there are streams. */
 #define WORKSPACE_BYTES (2ll << 30)
+#define LANES 2
+#define SPARE_BYTES (64u << 20) /* what a plan may want beside dS */
 /* What a call costs beside its work, in blocks of 128 queries that find nothing to do:
  * launches, and multiprocessors without work while its longest document ends. Measured on an
  * H100; the forward is short, so its ends weigh more. */
@@ -59,7 +62,7 @@ static bool job_of(struct job *j, const struct slc_cuda *c,
         .row = c->attention ? c->attention->whole : 0,
         .heads = a->NQ,
         .kv_heads = a->NK,
-        .workspace = backward ? WORKSPACE_BYTES : 0,
+        .workspace = backward ? WORKSPACE_BYTES / LANES : 0,
         .call_blocks = backward ? BACKWARD_CALL : FORWARD_CALL,
     };
     return true;
@@ -101,9 +104,10 @@ static bool add_need(struct need *n, const struct slc_sdpa_plan *p)
     return true;
 }
 
-/* Scratch of a job, one part after another. */
+/* Scratch of a job, one part after another. second: the workspace of the second stream; the
+ * first one where there is no room for two, and then all calls are in one. */
 struct parts {
-    size_t length, off_q, off_k, off_stats, sum, dk, dv, workspace, end;
+    size_t length, off_q, off_k, off_stats, sum, dk, dv, workspace, second, end;
 };
 
 static size_t part(size_t *at, size_t bytes)
@@ -119,6 +123,7 @@ static struct parts parts_of(const struct slc_attention_backward_args *a, int64_
 {
     const size_t list = (size_t)(slots + 1) * sizeof(int32_t);
     const size_t rows = (size_t)(a->T * a->NQ), full = rows * (size_t)a->D * 2;
+    const size_t most = WORKSPACE_BYTES + SPARE_BYTES, both = LANES * (n->workspace + 255);
     struct parts x;
     size_t at = 0;
 
@@ -130,7 +135,11 @@ static struct parts parts_of(const struct slc_attention_backward_args *a, int64_
     x.dk = part(&at, n->full ? full : 0);
     x.dv = part(&at, n->full ? full : 0);
     x.workspace = part(&at, n->workspace);
-    x.end = at;
+    x.second = x.workspace;
+    if (both <= most)
+        x.second = part(&at, n->workspace);
+    /* what a larger need reserves is enough for a smaller one in two lanes */
+    x.end = both <= most ? at : (size_t)slc_most((int64_t)at, (int64_t)(x.workspace + most));
     return x;
 }
 
@@ -168,10 +177,17 @@ static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct job *j, char *
 #undef AT
 }
 
-/* All calls of a part, one after another. */
+/* Where the calls of a job run, in turn. */
+struct lanes {
+    cudaStream_t stream[LANES];
+    char *workspace[LANES];
+    int n, next;
+};
+
+/* All calls of a part. */
 static cudnnStatus_t run_part(struct slc_cuda *c, struct job *j,
                               const struct slc_packing_part *part, char *scratch,
-                              const struct parts *x)
+                              const struct parts *x, struct lanes *l)
 {
     float scale = j->a->scale, inf = -INFINITY, one = 1, window = (float)j->a->window;
     void *arrays[SLC_SDPA_ARRAYS] = {
@@ -186,13 +202,54 @@ static cudnnStatus_t run_part(struct slc_cuda *c, struct job *j,
     for (int64_t i = 0; i < part->calls; i++)
         for (int64_t h = 0; h < j->a->NK; h += j->shape.kv_heads) {
             const int64_t b = j->shape.ragged ? part->slot + i * part->stride : i * part->B;
+            const int lane = l->next++ % l->n;
 
             arrays_of(arrays, j, scratch, x, b, h);
             if (s == CUDNN_STATUS_SUCCESS)
-                s = slc_sdpa_plan_run(p, c->attention->handle, arrays,
-                                      scratch + x->workspace);
+                s = cudnnSetStream(c->attention->handle, l->stream[lane]);
+            if (s == CUDNN_STATUS_SUCCESS)
+                s = slc_sdpa_plan_run(p, c->attention->handle, arrays, l->workspace[lane]);
         }
     return s;
+}
+
+static bool is_one_call(const struct job *j)
+{
+    const struct slc_packing_part *p = &j->packing.part[0];
+
+    return j->packing.n == 1 && p->calls == 1 &&
+           slc_packing_kv_heads(&j->rule, p->B, p->S) == j->a->NK;
+}
+
+/* What comes in `stream` waits for what is in `before` now. */
+static cudaError_t after(cudaStream_t stream, cudaEvent_t event, cudaStream_t before)
+{
+    const cudaError_t err = cudaEventRecord(event, before);
+
+    return err == cudaSuccess ? cudaStreamWaitEvent(stream, event, 0) : err;
+}
+
+static void run_parts(struct slc_queue *q, struct job *j, char *scratch,
+                      const struct parts *x)
+{
+    struct slc_cuda *c = slc_cuda_queue_of(q)->cuda;
+    struct slc_cuda_attention *state = c->attention;
+    cudaStream_t own = slc_cuda_queue_of(q)->stream;
+    struct lanes l = {.stream = {own, state->side},
+                      .workspace = {scratch + x->workspace, scratch + x->second},
+                      .n = x->second == x->workspace || is_one_call(j) ? 1 : LANES};
+    cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
+    cudaError_t err = cudaSuccess;
+
+    if (l.n > 1)
+        err = after(state->side, state->fork, own);
+    for (int i = 0; i < j->packing.n && s == CUDNN_STATUS_SUCCESS; i++)
+        s = run_part(c, j, &j->packing.part[i], scratch, x, &l);
+    if (l.n > 1 && err == cudaSuccess)
+        err = after(own, state->join, state->side);
+    if (s != CUDNN_STATUS_SUCCESS)
+        slc_cuda_fail_text(q, SLC_EXIT_BUG, cudnnGetErrorString(s));
+    slc_cuda_fail(q, err, "attention");
 }
 
 /* true: done by cuDNN (or the queue has failed). */
@@ -220,12 +277,7 @@ static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a
 
         slc_cuda_sequences(q, &to, &j.packing, a->seg, a->n_seg, a->NQ, a->NK, a->D);
     }
-    cudnnStatus_t s =
-        cudnnSetStream(c->attention->handle, slc_cuda_queue_of(q)->stream);
-    for (int i = 0; i < j.packing.n && s == CUDNN_STATUS_SUCCESS; i++)
-        s = run_part(c, &j, &j.packing.part[i], scratch, &x);
-    if (s != CUDNN_STATUS_SUCCESS)
-        slc_cuda_fail_text(q, SLC_EXIT_BUG, cudnnGetErrorString(s));
+    run_parts(q, &j, scratch, &x);
     return true;
 }
 

@@ -13,13 +13,24 @@ struct entry {
     bool usable;
 };
 
+static bool start(struct slc_cuda_attention *s)
+{
+    return cudnnCreate(&s->handle) == CUDNN_STATUS_SUCCESS &&
+           cudaStreamCreateWithFlags(&s->side, cudaStreamNonBlocking) == cudaSuccess &&
+           cudaEventCreateWithFlags(&s->fork, cudaEventDisableTiming) == cudaSuccess &&
+           cudaEventCreateWithFlags(&s->join, cudaEventDisableTiming) == cudaSuccess;
+}
+
 struct slc_cuda_attention *slc_cuda_attention_state(struct slc_cuda *c)
 {
     if (c->attention)
         return c->attention;
     struct slc_cuda_attention *s = calloc(1, sizeof(*s));
-    if (s && cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS)
+    if (s && !start(s)) {
+        if (s->handle)
+            cudnnDestroy(s->handle);
         s->handle = NULL; /* said where a plan is asked for */
+    }
     return c->attention = s;
 }
 
@@ -32,6 +43,12 @@ void slc_cuda_attention_destroy(struct slc_cuda_attention *s)
     free(s->entry);
     if (s->handle)
         cudnnDestroy(s->handle);
+    if (s->side)
+        cudaStreamDestroy(s->side);
+    if (s->fork)
+        cudaEventDestroy(s->fork);
+    if (s->join)
+        cudaEventDestroy(s->join);
     free(s);
 }
 

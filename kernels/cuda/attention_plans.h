@@ -8,6 +8,8 @@
 /* cuDNN's plans for attention that this process has asked for, by shape. */
 struct slc_cuda_attention {
     cudnnHandle_t handle; /* NULL: cuDNN did not start */
+    cudaStream_t side;    /* where every other call of an op runs, between the two events */
+    cudaEvent_t fork, join;
     struct entry *entry;
     int n, room;
     bool said; /* that there are shapes that run on the plain kernel */
