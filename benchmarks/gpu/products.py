@@ -6,8 +6,9 @@
 SHAPES.json: {"grouped": [{name, E, K, N, rows, counts}], "attention": [{name, B, H, HK,
 S, D, documents}]}. One JSON line a figure: TFLOP/s of both on the rows that count,
 medians, and the error of both against fp32. A ratio is the median of those of seven
-rounds of 15 calls, each with both sides in turn. "lasting" is the same of three rounds of
-0.12 s a side, in which the card's power holds both back. Sluice gets the counts in GPU
+rounds of 15 calls, each with both sides in turn, either after a rest of 0.1 s. "lasting" is
+the same of three rounds of 0.12 s a side without rests, in which the card's power holds both
+back. Sluice gets the counts in GPU
 memory and segments padded to 128 rows; PyTorch gets them unpadded. "ceiling" is PyTorch's
 batch of equal counts. Where there is a limit, "least" names it and "pass" says whether it
 is met; exit code 1 if one is not.
@@ -15,6 +16,7 @@ is met; exit code 1 if one is not.
 import json
 import statistics
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -41,31 +43,29 @@ def say(**fields):
 
 
 def median_ms(f, stream, repeat=15, warm=3):
-    """A sample is as many calls, one behind the other, as take 2 ms: of short ones the launch
-    would count, too. At least five samples, and `repeat` calls."""
-    times, calls = [], 1
+    times = []
     with torch.cuda.stream(stream):
-        while len(times) < max(5 + warm, warm + repeat / calls):
+        for i in range(repeat + warm):
             a, b = torch.cuda.Event(True), torch.cuda.Event(True)
             a.record()
-            for _ in range(calls):
-                f()
+            f()
             b.record()
             b.synchronize()
-            times.append(a.elapsed_time(b) / calls)
-            if len(times) == 2:
-                calls = max(1, min(8, round(2 / times[-1])))
-    return statistics.median(times[warm:])
+            if i >= warm:
+                times.append(a.elapsed_time(b))
+    return statistics.median(times)
 
 
-def turns(ours, theirs, rounds=7, repeat=15, seconds=0):
-    """Medians of both in each round, by turns: of `repeat` calls, or of as many as take so
-    long."""
+def turns(ours, theirs, rounds=7, rest=0.1, seconds=0):
+    """Medians of both in each round, by turns. Each side's 15 calls come after a rest, in
+    which the card's power recovers; or without one, as many calls as take so long."""
     sides = [(ours, STREAM, []), (theirs, torch.cuda.current_stream(), [])]
+    repeat = 15
     if seconds:
-        repeat = max(repeat, int(1e3 * seconds / median_ms(*sides[1][:2], 3)))
+        repeat = max(7, int(1e3 * seconds / median_ms(*sides[1][:2], 3)))
     for i in range(rounds):
         for f, stream, times in sides[:: -1 if i % 2 else 1]:
+            time.sleep(rest)
             times.append(median_ms(f, stream, repeat))
     return sides[0][2], sides[1][2]
 
@@ -81,7 +81,7 @@ def limit(value, least):
 def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceiling=None):
     torch.cuda.synchronize()
     o, t = turns(ours, theirs)
-    lasting = median_ratio(*turns(ours, theirs, 3, 7, 0.12))
+    lasting = median_ratio(*turns(ours, theirs, 3, 0, 0.12))
     B.sync()
     mine, other = (flop / statistics.median(x) / 1e9 for x in (o, t))
     ratio = median_ratio(o, t)
