@@ -3,33 +3,21 @@
 
 #include <math.h>
 
-static void philox_round(uint32_t c[4], uint32_t k0, uint32_t k1)
-{
-    uint64_t p0 = (uint64_t)0xD2511F53u * c[0];
-    uint64_t p1 = (uint64_t)0xCD9E8D57u * c[2];
-    uint32_t n0 = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
-    uint32_t n2 = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
-
-    c[0] = n0;
-    c[1] = (uint32_t)p1;
-    c[2] = n2;
-    c[3] = (uint32_t)p0;
-}
+#include "base/philox.h"
 
 void slc_rng_block(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo,
                    uint32_t out[4])
 {
-    uint64_t key = seed ^ ((uint64_t)stream * 0x9E3779B97F4A7C15u);
+    const uint64_t key = slc_rng_key(seed, stream);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
 
     out[0] = (uint32_t)lo;
     out[1] = (uint32_t)(lo >> 32);
     out[2] = (uint32_t)hi;
     out[3] = (uint32_t)(hi >> 32);
-    for (int r = 0; r < 10; r++) {
-        philox_round(out, k0, k1);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+    for (int r = 0; r < SLC_PHILOX_ROUNDS; r++) {
+        slc_philox_round(&out[0], &out[1], &out[2], &out[3], k0, k1);
+        slc_philox_next(&k0, &k1);
     }
 }
 

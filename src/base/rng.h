@@ -21,6 +21,12 @@ uint64_t slc_rng_u64(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uin
 double slc_rng_uniform(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo);
 double slc_rng_normal(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo);
 
+/* Standard normals in fp32 of the blocks of counters (hi, lo), (hi, lo + 1) and so on, four of
+ * each (Box-Muller on words 0, 1 and on 2, 3): many at once, the same bits on every machine. */
+enum { SLC_RNG_NORMALS = 256 };
+void slc_rng_normals(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo,
+                     float out[SLC_RNG_NORMALS]);
+
 /* 64-bit hash of a byte string (FNV-1a, finalised): for keys, not for safety. */
 uint64_t slc_hash64(const void *data, uint64_t len);
 

@@ -2,7 +2,6 @@
 #include "model/param.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,38 +258,23 @@ int slc_params_find(const struct slc_params *ps, enum slc_role role, int layer)
 
 /* -- random init ------------------------------------------------------------- */
 
-/* Four standard normals of one Philox block: elements 4*block .. 4*block+3. */
-static void normals(uint64_t seed, uint64_t name, uint64_t block, float out[4])
-{
-    uint32_t u[4];
-
-    slc_rng_block(seed, SLC_RNG_INIT, name, block, u);
-    for (int i = 0; i < 2; i++) {
-        const double r = sqrt(-2 * log((u[2 * i] + 1.0) * 0x1p-32));
-        const double a = 6.283185307179586476925 * 0x1p-32 * u[2 * i + 1];
-
-        out[2 * i] = (float)(r * cos(a));
-        out[2 * i + 1] = (float)(r * sin(a));
-    }
-}
-
 /* out[0..n) = elements [first, first+n) of the global parameter. */
 static void draw(const struct slc_param *p, uint64_t seed, int64_t first, int64_t n,
                  float *out)
 {
     const uint64_t name = slc_hash64(p->name, strlen(p->name));
-    const int64_t blocks = (first + n + 3) / 4;
+    const int64_t last = first + n;
 
 #pragma omp parallel for schedule(static)
-    for (int64_t b = first / 4; b < blocks; b++) {
-        float z[4] = {0};
+    for (int64_t at = first - first % SLC_RNG_NORMALS; at < last; at += SLC_RNG_NORMALS) {
+        const int64_t from = at < first ? first : at;
+        const int64_t to = at + SLC_RNG_NORMALS < last ? at + SLC_RNG_NORMALS : last;
+        float z[SLC_RNG_NORMALS];
 
         if (p->init_std > 0)
-            normals(seed, name, (uint64_t)b, z);
-        for (int64_t i = 4 * b; i < 4 * b + 4; i++)
-            if (i >= first && i < first + n)
-                out[i - first] =
-                    p->init_std > 0 ? (float)p->init_std * z[i - 4 * b] : 1;
+            slc_rng_normals(seed, SLC_RNG_INIT, name, (uint64_t)at / 4, z);
+        for (int64_t i = from; i < to; i++)
+            out[i - first] = p->init_std > 0 ? (float)p->init_std * z[i - at] : 1;
     }
 }
 
