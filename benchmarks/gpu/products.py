@@ -80,6 +80,7 @@ def limit(value, least):
 
 def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceiling=None):
     torch.cuda.synchronize()
+    began = time.time()
     o, t = turns(ours, theirs)
     lasting = median_ratio(*turns(ours, theirs, 3, 0, 0.12))
     B.sync()
@@ -91,7 +92,8 @@ def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceili
         more.update(ceiling=round(top, 1), of_ceiling=round(mine / top, 3))
     say(part=part, shape=shape, sluice=round(mine, 1), torch=round(other, 1),
         ratio=round(ratio, 3), lasting=round(lasting, 3), spread=round(max(o) / min(o) - 1, 3),
-        error_sluice=errors[0], error_torch=errors[1], **more)
+        error_sluice=errors[0], error_torch=errors[1], seconds=round(time.time() - began, 1),
+        **more)
     return ratio, lasting
 
 
