@@ -14,8 +14,6 @@
  */
 #pragma GCC optimize("O3", "no-trapping-math", "no-math-errno")
 
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-
 static inline double as_double(uint64_t bits)
 {
     double d;
@@ -88,11 +86,10 @@ static inline void box_muller(uint32_t u, uint32_t v, float *x, float *y)
     *y = (float)(k & 2 ? -(r * sin_a) : r * sin_a);
 }
 
-CLONES void slc_rng_normals(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo,
-                            float out[SLC_RNG_NORMALS])
+static inline __attribute__((always_inline)) void
+draw(uint64_t key, uint64_t hi, uint64_t lo, float out[SLC_RNG_NORMALS])
 {
     enum { BLOCKS = SLC_RNG_NORMALS / 4 };
-    const uint64_t key = slc_rng_key(seed, stream);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
 
@@ -111,4 +108,36 @@ CLONES void slc_rng_normals(uint64_t seed, enum slc_rng_stream stream, uint64_t 
         box_muller(c0[i], c1[i], out + 4 * i, out + 4 * i + 1);
         box_muller(c2[i], c3[i], out + 4 * i + 2, out + 4 * i + 3);
     }
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))) static void
+draw_avx512(uint64_t key, uint64_t hi, uint64_t lo, float out[SLC_RNG_NORMALS])
+{
+    draw(key, hi, lo, out);
+}
+
+__attribute__((target("avx2,fma"))) static void
+draw_avx2(uint64_t key, uint64_t hi, uint64_t lo, float out[SLC_RNG_NORMALS])
+{
+    draw(key, hi, lo, out);
+}
+#endif
+
+void slc_rng_normals(uint64_t seed, enum slc_rng_stream stream, uint64_t hi, uint64_t lo,
+                     float out[SLC_RNG_NORMALS])
+{
+    const uint64_t key = slc_rng_key(seed, stream);
+
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        draw_avx512(key, hi, lo, out);
+        return;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        draw_avx2(key, hi, lo, out);
+        return;
+    }
+#endif
+    draw(key, hi, lo, out);
 }
