@@ -10,11 +10,11 @@
  * Billions of standard normals are drawn before a first step. Plain arithmetic in double, where
  * every product with a sum is an fma by name, so that each instruction set gives the same bits;
  * the polynomials are exact to 1e-13, and what is returned is fp32. Loops become vectors only
- * where neither traps nor errno are asked for.
+ * where errno is not asked for (-fno-math-errno, in Makemodule.am) and all is inlined.
  */
-#pragma GCC optimize("O3", "no-trapping-math", "no-math-errno")
+#define INLINE static inline __attribute__((always_inline))
 
-static inline double as_double(uint64_t bits)
+INLINE double as_double(uint64_t bits)
 {
     double d;
 
@@ -22,7 +22,7 @@ static inline double as_double(uint64_t bits)
     return d;
 }
 
-static inline uint64_t as_bits(double d)
+INLINE uint64_t as_bits(double d)
 {
     uint64_t bits;
 
@@ -31,14 +31,14 @@ static inline uint64_t as_bits(double d)
 }
 
 /* A whole number below 2^32 as a double, by the bits of 2^52 + n. */
-static inline double whole(uint64_t n)
+INLINE double whole(uint64_t n)
 {
     return as_double(0x4330000000000000u | n) - 0x1p52;
 }
 
 /* ln((u + 1) / 2^32): of the exponent, and of a mantissa y near 1 by the series of
  * 2 artanh((y - 1) / (y + 1)). */
-static inline double log_of(uint32_t u)
+INLINE double log_of(uint32_t u)
 {
     const uint64_t bits = as_bits(whole(u) + 1);
     const double m = as_double((bits & 0xfffffffffffffu) | 0x3ff0000000000000u);
@@ -60,7 +60,7 @@ static inline double log_of(uint32_t u)
 
 /* Box-Muller: x, y = sqrt(-2 ln((u + 1) / 2^32)) (cos, sin)(2 pi v / 2^32). The angle is a
  * quarter of a turn, k of them, and a rest of at most an eighth. */
-static inline void box_muller(uint32_t u, uint32_t v, float *x, float *y)
+INLINE void box_muller(uint32_t u, uint32_t v, float *x, float *y)
 {
     const double r = sqrt(-2 * log_of(u));
     const uint32_t k = (v + 0x20000000u) >> 30;
@@ -86,8 +86,7 @@ static inline void box_muller(uint32_t u, uint32_t v, float *x, float *y)
     *y = (float)(k & 2 ? -(r * sin_a) : r * sin_a);
 }
 
-static inline __attribute__((always_inline)) void
-draw(uint64_t key, uint64_t hi, uint64_t lo, float out[SLC_RNG_NORMALS])
+INLINE void draw(uint64_t key, uint64_t hi, uint64_t lo, float out[SLC_RNG_NORMALS])
 {
     enum { BLOCKS = SLC_RNG_NORMALS / 4 };
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
@@ -104,6 +103,7 @@ draw(uint64_t key, uint64_t hi, uint64_t lo, float out[SLC_RNG_NORMALS])
             slc_philox_round(&c0[i], &c1[i], &c2[i], &c3[i], k0, k1);
         slc_philox_next(&k0, &k1);
     }
+#pragma omp simd
     for (int i = 0; i < BLOCKS; i++) {
         box_muller(c0[i], c1[i], out + 4 * i, out + 4 * i + 1);
         box_muller(c2[i], c3[i], out + 4 * i + 2, out + 4 * i + 3);

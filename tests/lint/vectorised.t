@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Every loop of kernels/cpu marked `omp simd` becomes vectors of 64 bytes where the CPU has
+# Every loop of kernels/cpu, and of those that draw weights, marked `omp simd` becomes vectors of 64 bytes where the CPU has
 # them: what GCC reports of each is looked for between the mark and the next ten lines.
 top=${top_srcdir:-.} build=${top_builddir:-.}
 if ! gcc -v 2>&1 | grep -q '^Target: x86_64'; then
@@ -31,7 +31,7 @@ missed() {
         END { judge() }' "$tmp/report" "$1"
 }
 
-files=$(cd "$top" && grep -l 'pragma omp simd' kernels/cpu/*.c)
+files=$(cd "$top" && grep -l 'pragma omp simd' kernels/cpu/*.c src/base/normals.c)
 echo "1..$(($(wc -w <<<"$files") + 1))"
 n=0
 for f in $files; do
