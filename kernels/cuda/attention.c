@@ -47,7 +47,7 @@ struct need {
 static bool job_of(struct job *j, const struct slc_cuda *c,
                    const struct slc_attention_backward_args *a, bool backward)
 {
-    if (a->dtype != SLC_BF16 || a->D % 8 || a->D > 128 || c->prop.major < 9 ||
+    if (a->dtype != SLC_BF16 || a->D % 8 || a->D > 128 || c->arch < 90 ||
         a->max_len <= 0 || a->T * a->NQ * a->D >= 1ll << 31)
         return false;
     memset(&j->shape, 0, sizeof(j->shape)); /* shapes are compared as bytes */

@@ -430,6 +430,16 @@ static int choose_device(int asked, int count)
     return local ? atoi(local) % count : 0;
 }
 
+/* 80 for 8.0; no more than SLUICE_GPU_ARCH (for tests) says. */
+static int arch_of(const struct cudaDeviceProp *prop)
+{
+    const int own = 10 * prop->major + prop->minor;
+    const char *text = getenv("SLUICE_GPU_ARCH");
+    const int most = text ? atoi(text) : own;
+
+    return most >= 80 && most < own ? most : own;
+}
+
 static int open_device(struct slc_cuda *c, int asked, struct slc_err *e)
 {
     int count = 0, smem = 0;
@@ -460,6 +470,7 @@ static int open_device(struct slc_cuda *c, int asked, struct slc_err *e)
                         "backend cuda: not supported: %s has compute capability %d.%d; "
                         "use a GPU of 8.0 (A100) or later, or backend cpu",
                         c->prop.name, c->prop.major, c->prop.minor);
+    c->arch = arch_of(&c->prop);
     return 0;
 }
 

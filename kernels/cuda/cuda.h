@@ -31,6 +31,7 @@ struct slc_cuda {
     struct slc_backend base;
     struct cudaDeviceProp prop;
     int device, sms;
+    int arch;        /* 80, 90: whose kernels are taken */
     size_t smem_max; /* most dynamic shared memory of a block */
     cublasLtHandle_t lt;
     struct slc_cuda_plans *plans; /* dense products seen so far */
@@ -105,10 +106,13 @@ int slc_cuda_matmul_prepare(struct slc_cuda *c, const struct slc_matmul_args *a,
 /* Plain tiled product of any strides (matmul_plain.cu): where cuBLASLt has no kernel. */
 void slc_cuda_matmul_plain(struct slc_queue *q, const struct slc_matmul_args *a);
 
-/* Grouped products on Hopper's own instructions (grouped_sm90.cu): 1 when taken, 0 when
- * the shape, dtype or card is not theirs. */
+/* Grouped products on Hopper's own instructions (grouped_sm90.cu) and on the tensor cores of
+ * Ampere and later (grouped_sm80.cu): 1 when taken, 0 when the shape, dtype or card is not
+ * theirs. */
 int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_args *a);
 int slc_cuda_wgrad_sm90(struct slc_queue *q, const struct slc_grouped_wgrad_args *a);
+int slc_cuda_grouped_sm80(struct slc_queue *q, const struct slc_grouped_matmul_args *a);
+int slc_cuda_wgrad_sm80(struct slc_queue *q, const struct slc_grouped_wgrad_args *a);
 
 /* Attention on the ordinary units (attention_plain.cu), and by cuDNN (attention.c). */
 void slc_cuda_attention_forward_plain(struct slc_queue *q,

@@ -2,7 +2,7 @@
 #include "kernels/cuda/plain.cuh"
 
 /*
- * Products of experts on the plain tile, for what grouped_sm90.cu does not take. The
+ * Products of experts on the plain tile, for what the tensor cores do not take. The
  * grid covers the most tiles that rows_cap rows in El segments can have; a block finds
  * its expert in `off` on the card.
  */
@@ -42,7 +42,8 @@ __global__ void forward_kernel(T *y, const T *x, const T *w, const int32_t *off,
 
 void slc_cuda_grouped_matmul(struct slc_queue *q, const struct slc_grouped_matmul_args *a)
 {
-    if (a->rows_cap <= 0 || a->N <= 0 || slc_cuda_grouped_sm90(q, a))
+    if (a->rows_cap <= 0 || a->N <= 0 || slc_cuda_grouped_sm90(q, a) ||
+        slc_cuda_grouped_sm80(q, a))
         return;
     const dim3 grid((unsigned)slc_ceil_div(a->N, SLC_TILE),
                     (unsigned)(slc_ceil_div(a->rows_cap, SLC_TILE) + a->El));
@@ -91,7 +92,8 @@ static void wgrad(struct slc_queue *q, const struct slc_grouped_wgrad_args *a)
 
 void slc_cuda_grouped_wgrad(struct slc_queue *q, const struct slc_grouped_wgrad_args *a)
 {
-    if (a->El <= 0 || a->N <= 0 || a->Kd <= 0 || slc_cuda_wgrad_sm90(q, a))
+    if (a->El <= 0 || a->N <= 0 || a->Kd <= 0 || slc_cuda_wgrad_sm90(q, a) ||
+        slc_cuda_wgrad_sm80(q, a))
         return;
     if (a->dtype == SLC_F32)
         wgrad<float, float>(q, a);

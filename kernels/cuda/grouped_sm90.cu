@@ -395,7 +395,7 @@ static int launch(struct slc_queue *q, const CUtensorMap &ma, const CUtensorMap 
 static bool fits(struct slc_queue *q, int64_t El, int64_t N, int64_t K, int64_t rows,
                  int64_t pairs)
 {
-    return slc_cuda_queue_of(q)->cuda->prop.major == 9 && El > 0 && El <= MOST_EXPERTS &&
+    return slc_cuda_queue_of(q)->cuda->arch == 90 && El > 0 && El <= MOST_EXPERTS &&
            N % 8 == 0 && K % 8 == 0 && N > 0 && K > 0 && N < 1 << 30 && K < 1 << 30 &&
            rows > 0 && rows < 1 << 30 && pairs < MOST_PAIRS;
 }

@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The op tests on the GPU: one TAP line a test program. SLC_TEST_JOBS: tests at once (1).
+# The op tests on the GPU: one TAP line a test program, and one of grouped products as on an
+# older card. SLC_TEST_JOBS: tests at once (1).
 . "${top_srcdir:-.}/tests/cuda/gpu.sh"
 SLC_OP_BACKEND=cuda
 export SLC_OP_BACKEND
 n=0
 set -- "$top_builddir"/tests/op/test_*[a-z0-9]
-echo "1..$(ls "$@" | grep -vc '\.')"
+echo "1..$(($(ls "$@" | grep -vc '\.') + 1))"
 for program in "$@"; do
     case ${program##*/} in *.*) continue ;; esac
     n=$((n + 1))
@@ -16,3 +17,7 @@ for program in "$@"; do
         echo "not ok $n - ${program##*/} on cuda"
     fi
 done
+n=$((n + 1))
+SLUICE_GPU_ARCH=80 timeout 300 "$top_builddir/tests/op/test_grouped" -j"${SLC_TEST_JOBS:-1}" >&2 ||
+    printf 'not '
+echo "ok $n - test_grouped on cuda, kernels of an A100"
