@@ -5,7 +5,7 @@
 
 SHAPES.json: {"grouped": [{name, E, K, N, rows, counts}], "attention": [{name, B, H, HK,
 S, D, documents}]}. One JSON line a figure: TFLOP/s of both on the rows that count,
-medians, and the error of both against fp32. A ratio is the median of those of seven
+medians, and the error of both against fp32. A ratio is the median of those of five
 rounds of 15 calls, each with both sides in turn, either after a rest of 0.1 s. "lasting" is
 the same of three rounds of 0.12 s a side without rests, in which the card's power holds both
 back. Sluice gets the counts in GPU
@@ -56,7 +56,7 @@ def median_ms(f, stream, repeat=15, warm=3):
     return statistics.median(times)
 
 
-def turns(ours, theirs, rounds=7, rest=0.1, seconds=0):
+def turns(ours, theirs, rounds=5, rest=0.1, seconds=0):
     """Medians of both in each round, by turns. Each side's 15 calls come after a rest, in
     which the card's power recovers; or without one, as many calls as take so long."""
     sides = [(ours, STREAM, []), (theirs, torch.cuda.current_stream(), [])]
