@@ -46,6 +46,20 @@ __device__ __forceinline__ void slc_store(T *p, const float (&x)[N])
     *reinterpret_cast<slc_vec<T, N> *>(p) = v;
 }
 
+/* The expert of a tile, counted over all segments in tiles of `size` rows, and in *tile its
+ * number within the segment. El: there are not so many tiles. */
+__device__ __forceinline__ int slc_expert_of(const int32_t *off, int El, int size, int *tile)
+{
+    for (int e = 0; e < El; e++) {
+        const int n = (off[e + 1] - off[e] + size - 1) / size;
+
+        if (*tile < n)
+            return e;
+        *tile -= n;
+    }
+    return El;
+}
+
 /* Sum over a warp; every lane gets it. The tree is fixed. */
 template <class V> __device__ __forceinline__ V slc_warp_sum(V x)
 {

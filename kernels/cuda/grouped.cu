@@ -11,16 +11,9 @@ template <class T>
 __global__ void forward_kernel(T *y, const T *x, const T *w, const int32_t *off, int El,
                                int64_t N, int64_t K, bool trans_w)
 {
-    int64_t tile = blockIdx.y;
-    int e = 0;
+    int tile = blockIdx.y;
+    const int e = slc_expert_of(off, El, SLC_TILE, &tile);
 
-    for (; e < El; e++) {
-        const int64_t n = (off[e + 1] - off[e] + SLC_TILE - 1) / SLC_TILE;
-
-        if (tile < n)
-            break;
-        tile -= n;
-    }
     if (e == El)
         return;
     const int64_t first = off[e];
@@ -37,7 +30,7 @@ __global__ void forward_kernel(T *y, const T *x, const T *w, const int32_t *off,
     a.bn = trans_w ? K : 1;
     a.ldc = N;
     a.acc = false;
-    slc_tile_run<T, T>(a, tile * SLC_TILE, (int64_t)blockIdx.x * SLC_TILE);
+    slc_tile_run<T, T>(a, (int64_t)tile * SLC_TILE, (int64_t)blockIdx.x * SLC_TILE);
 }
 
 void slc_cuda_grouped_matmul(struct slc_queue *q, const struct slc_grouped_matmul_args *a)

@@ -167,15 +167,9 @@ template <bool B_MN>
 __global__ void __launch_bounds__(THREADS)
     rows_kernel(bf16 *y, const bf16 *x, const bf16 *w, const int32_t *off, int El, int N, int K)
 {
-    int tile = blockIdx.y, e = 0;
+    int tile = blockIdx.y;
+    const int e = slc_expert_of(off, El, TILE, &tile);
 
-    for (; e < El; e++) {
-        const int n = (off[e + 1] - off[e] + TILE - 1) / TILE;
-
-        if (tile < n)
-            break;
-        tile -= n;
-    }
     if (e == El)
         return;
     const int64_t row = off[e] + (int64_t)tile * TILE;
