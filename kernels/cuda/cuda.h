@@ -160,6 +160,14 @@ static inline int64_t slc_most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+/* Sizes of grouped products that tensor cores take: widths in steps of 8, for accesses of 16
+ * bytes, and none that an int does not hold. */
+static inline bool slc_grouped_fits(int64_t El, int64_t N, int64_t K, int64_t rows)
+{
+    return El > 0 && N > 0 && K > 0 && rows > 0 && N % 8 == 0 && K % 8 == 0 && N < 1 << 30 &&
+           K < 1 << 30 && rows < 1 << 30;
+}
+
 #ifdef __cplusplus
 }
 #endif

@@ -52,17 +52,11 @@ __device__ __forceinline__ void load_step(bf16 *to, const operand &o, int k)
     }
 }
 
-template <bool A_MN> struct a_layout {
+template <bool ROW> struct layout {
     typedef wmma::row_major type;
 };
-template <> struct a_layout<true> {
+template <> struct layout<false> {
     typedef wmma::col_major type;
-};
-template <bool B_MN> struct b_layout {
-    typedef wmma::col_major type;
-};
-template <> struct b_layout<true> {
-    typedef wmma::row_major type;
 };
 
 typedef wmma::fragment<wmma::accumulator, 16, 16, 16, float> results;
@@ -74,8 +68,8 @@ __device__ __forceinline__ void multiply(results (&d)[4][2], const bf16 *a, cons
 {
 #pragma unroll
     for (int k = 0; k < STEP; k += 16) {
-        wmma::fragment<wmma::matrix_a, 16, 16, 16, bf16, typename a_layout<A_MN>::type> x[4];
-        wmma::fragment<wmma::matrix_b, 16, 16, 16, bf16, typename b_layout<B_MN>::type> y[2];
+        wmma::fragment<wmma::matrix_a, 16, 16, 16, bf16, typename layout<!A_MN>::type> x[4];
+        wmma::fragment<wmma::matrix_b, 16, 16, 16, bf16, typename layout<B_MN>::type> y[2];
 
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -119,7 +113,7 @@ __device__ __forceinline__ void store(const results &d, float *patch, TC *c, int
     __syncwarp();
 }
 
-/* A tile of which M x N results are there, from (m, n) of c on. */
+/* A tile, its first result at c; a.width x b.width of them are there. */
 template <bool A_MN, bool B_MN, class TC>
 __device__ void run_tile(const operand &a, const operand &b, TC *c, int64_t ldc, bool acc)
 {
@@ -175,7 +169,7 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t row = off[e] + (int64_t)tile * TILE;
     const int col = blockIdx.x * TILE;
     const operand a = {x + row * K, K, min(TILE, (int)(off[e + 1] - row)), K};
-    const operand b = {w + (int64_t)e * N * K + (B_MN ? (int64_t)col : (int64_t)col * K),
+    const operand b = {w + (int64_t)e * N * K + (int64_t)col * (B_MN ? 1 : K),
                        B_MN ? N : K, min(TILE, N - col), K};
 
     run_tile<false, B_MN>(a, b, y + row * N + col, N, false);
@@ -196,12 +190,6 @@ __global__ void __launch_bounds__(THREADS)
 
 /* -- host side -------------------------------------------------------------- */
 
-static bool fits(struct slc_queue *q, int64_t El, int64_t N, int64_t K, int64_t rows)
-{
-    return slc_cuda_queue_of(q)->cuda->arch >= 80 && El > 0 && N > 0 && K > 0 && N % 8 == 0 &&
-           K % 8 == 0 && N < 1 << 30 && K < 1 << 30 && rows > 0 && rows < 1 << 30;
-}
-
 template <class F, class... Args>
 static int launch(struct slc_queue *q, const char *what, F *kernel, dim3 grid, Args... args)
 {
@@ -214,7 +202,8 @@ static int launch(struct slc_queue *q, const char *what, F *kernel, dim3 grid, A
 
 int slc_cuda_grouped_sm80(struct slc_queue *q, const struct slc_grouped_matmul_args *a)
 {
-    if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap) ||
+    if (a->dtype != SLC_BF16 || slc_cuda_queue_of(q)->cuda->arch < 80 ||
+        !slc_grouped_fits(a->El, a->N, a->Kd, a->rows_cap) ||
         !slc_aligned(a->x, 16) || !slc_aligned(a->w, 16) || !slc_aligned(a->y, 16))
         return 0;
     const dim3 grid((unsigned)slc_ceil_div(a->N, TILE),
@@ -227,7 +216,8 @@ int slc_cuda_grouped_sm80(struct slc_queue *q, const struct slc_grouped_matmul_a
 
 int slc_cuda_wgrad_sm80(struct slc_queue *q, const struct slc_grouped_wgrad_args *a)
 {
-    if (a->dtype != SLC_BF16 || !fits(q, a->El, a->N, a->Kd, a->rows_cap) ||
+    if (a->dtype != SLC_BF16 || slc_cuda_queue_of(q)->cuda->arch < 80 ||
+        !slc_grouped_fits(a->El, a->N, a->Kd, a->rows_cap) ||
         !slc_aligned(a->x, 16) || !slc_aligned(a->dy, 16) || !slc_aligned(a->dw, 32))
         return 0;
     const dim3 grid((unsigned)slc_ceil_div(a->Kd, TILE), (unsigned)slc_ceil_div(a->N, TILE),

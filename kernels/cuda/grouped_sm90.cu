@@ -391,13 +391,11 @@ static int launch(struct slc_queue *q, const CUtensorMap &ma, const CUtensorMap 
     return 1;
 }
 
-/* Widths in steps of 8 (the copy engine's 16 bytes), sizes that int coordinates hold. */
 static bool fits(struct slc_queue *q, int64_t El, int64_t N, int64_t K, int64_t rows,
                  int64_t pairs)
 {
-    return slc_cuda_queue_of(q)->cuda->arch == 90 && El > 0 && El <= MOST_EXPERTS &&
-           N % 8 == 0 && K % 8 == 0 && N > 0 && K > 0 && N < 1 << 30 && K < 1 << 30 &&
-           rows > 0 && rows < 1 << 30 && pairs < MOST_PAIRS;
+    return slc_cuda_queue_of(q)->cuda->arch == 90 && slc_grouped_fits(El, N, K, rows) &&
+           El <= MOST_EXPERTS && pairs < MOST_PAIRS;
 }
 
 int slc_cuda_grouped_sm90(struct slc_queue *q, const struct slc_grouped_matmul_args *a)
