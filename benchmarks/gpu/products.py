@@ -11,12 +11,14 @@ the same of three rounds of 0.12 s a side without rests, in which the card's pow
 back. Sluice gets the counts in GPU
 memory and segments padded to 128 rows; PyTorch gets them unpadded. "ceiling" is PyTorch's
 batch of equal counts. Where there is a limit, "least" names it and "pass" says whether it
-is met; exit code 1 if one is not.
+is met; exit code 1 if one is not. "at": seconds since the start.
 """
 import json
 import statistics
 import sys
 import time
+
+BEGAN = time.time()  # before PyTorch is loaded, which takes long from a cold disk
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,8 @@ BF = torch.bfloat16
 def say(**fields):
     if not fields.get("pass", True):
         failed.append(fields["part"])
-    print(json.dumps({"card": torch.cuda.get_device_name(0), **fields}), flush=True)
+    print(json.dumps({"card": torch.cuda.get_device_name(0), **fields,
+                      "at": round(time.time() - BEGAN, 1)}), flush=True)
 
 
 def median_ms(f, stream, repeat=15, warm=3):
@@ -80,7 +83,6 @@ def limit(value, least):
 
 def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceiling=None):
     torch.cuda.synchronize()
-    began = time.time()
     o, t = turns(ours, theirs)
     lasting = median_ratio(*turns(ours, theirs, 3, 0, 0.12))
     B.sync()
@@ -92,8 +94,7 @@ def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceili
         more.update(ceiling=round(top, 1), of_ceiling=round(mine / top, 3))
     say(part=part, shape=shape, sluice=round(mine, 1), torch=round(other, 1),
         ratio=round(ratio, 3), lasting=round(lasting, 3), spread=round(max(o) / min(o) - 1, 3),
-        error_sluice=errors[0], error_torch=errors[1], seconds=round(time.time() - began, 1),
-        **more)
+        error_sluice=errors[0], error_torch=errors[1], **more)
     return ratio, lasting
 
 
