@@ -10,7 +10,7 @@
  * rows each, over a ring of STAGES steps of 64 along K. bf16 results stay in registers and
  * leave through shared memory between the first products of the next tile, so that the
  * tensor cores hardly wait for them. Of padding, forward and dgrad leave out 64 rows at a
- * time, wgrad 16. The grid is as large as the card; one more thread hands out pairs of tiles
+ * time, wgrad 16. The grid is as large as the card; one more thread hands out tiles
  * (grouped_tiles.cuh), whose number is read from `off` on the card.
  *
  *   forward  y[row,n]   = x[row,k] W[e][n,k]     A = x,        B = W
@@ -26,8 +26,9 @@
 #define OUT_BYTES (64 * 64 * 2) /* one block of results of a warpgroup */
 #define OUT_AT (STAGES * STAGE_BYTES)
 #define BARS_AT (OUT_AT + 4 * OUT_BYTES)
-#define SLOT_AT (BARS_AT + (2 * STAGES + 2) * 8)
-#define TABLE_AT (SLOT_AT + (int)sizeof(tile))
+#define SLOT_AT (BARS_AT + (2 * STAGES + 4) * 8)
+#define PAIR_AT (SLOT_AT + (int)sizeof(tile))
+#define TABLE_AT (PAIR_AT + 4)
 #define SMEM_BYTES (TABLE_AT + (MOST_EXPERTS + 1) * 4)
 
 enum out { OUT_BF16, OUT_F32, OUT_F32_ADD };
@@ -290,7 +291,8 @@ __global__ void __launch_bounds__(THREADS, 1)
     const uint32_t base = slc_smem(smem);
     const ring r = {base, base + BARS_AT, base + BARS_AT + STAGES * 8, 0, 0};
     const uint32_t given = base + BARS_AT + 2 * STAGES * 8;
-    const handover h = {base + SLOT_AT, given, given + 8, 0};
+    const handover h = {(tile *)(smem + SLOT_AT), given, given + 8, 0};
+    const relay to_other = {(int *)(smem + PAIR_AT), given + 16, given + 24, 0};
     int *table = (int *)(smem + TABLE_AT);
     /* one for a warp: what follows from it stays in uniform registers */
     const int role = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
@@ -301,6 +303,8 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x == 0) {
         slc_bar_init(h.given, 1);
         slc_bar_init(h.taken, TAKERS);
+        slc_bar_init(to_other.came, 1);
+        slc_bar_init(to_other.read, 1);
         for (int i = 0; i < STAGES; i++) {
             slc_bar_init(r.full + i * 8, 1);
             slc_bar_init(r.empty + i * 8, 16); /* warps that multiply, in both blocks */
@@ -313,8 +317,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         slc_regs_fewer<40>();
         if (threadIdx.x == 0)
             load_tiles<A_MN, B_MN>(&ma, &mb, r, h);
-        else if (threadIdx.x == 32 && slc_cluster_rank() == 0)
-            hand_out(h, table, g, A_MN);
+        else if (threadIdx.x == 32)
+            hand_out(h, to_other, table, g, A_MN);
     } else {
         slc_regs_more<232>();
         multiply_tiles<A_MN, B_MN, OUT>(&mc, r, h, role - 1);

@@ -163,38 +163,66 @@ __device__ __forceinline__ tile tile_of(const int *table, const group_args &g, i
 }
 
 /*
- * How tiles reach a block, one at a time: `slot` in its shared memory, with the barrier
- * `given`. Another follows once all that load and multiply in both blocks have arrived at
- * `taken`, a barrier of the cluster's first block. phase: parity of the tile that comes next.
+ * How tiles reach those of a block that load and multiply, one at a time: through `slot`,
+ * whose barriers are `given` and `taken`. The next follows once all have arrived at `taken`.
+ * phase: parity of the tile that comes next.
  */
 struct handover {
-    uint32_t slot, given, taken, phase;
+    tile *slot;
+    uint32_t given, taken, phase;
 };
-#define TAKERS 18 /* in both blocks the thread that loads and 8 warps that multiply */
+#define TAKERS 9 /* the thread that loads and 8 warps that multiply */
 
-/* The thread that hands tiles out to both blocks, until none is left. */
-static __device__ void hand_out(handover h, const int *table, const group_args &g, bool wgrad)
+/* How the cluster's first block tells the second which pair comes next: `pair` in the second's
+ * shared memory with the barrier `came`; `read`, in the first's, says that it may be written
+ * again. */
+struct relay {
+    int *pair;
+    uint32_t came, read, phase;
+};
+
+/* The pair that both blocks make next, by one thread of each. */
+static __device__ int next_pair(relay &r, unsigned *tickets, int rank)
+{
+    int pair;
+
+    if (rank == 0) {
+        pair = gridDim.x / 2 + (int)atomicAdd(tickets, 1);
+        slc_bar_wait_cluster(r.read, r.phase ^ 1);
+        slc_put(slc_smem(r.pair), r.came, 1, pair);
+    } else {
+        slc_bar_expect(r.came, sizeof(pair));
+        slc_bar_wait_cluster(r.came, r.phase);
+        pair = *r.pair;
+        slc_bar_arrive_release(r.read, 0);
+    }
+    r.phase ^= 1;
+    return pair;
+}
+
+/* The thread of a block that hands tiles out, until none is left. */
+static __device__ void hand_out(handover h, relay r, const int *table, const group_args &g,
+                                bool wgrad)
 {
     const int count = table[g.El] >> EXPERT_BITS, clusters = gridDim.x / 2;
+    const int rank = slc_cluster_rank();
     int pair = blockIdx.x / 2;
-    bool left = true;
 
-    for (; left; h.phase ^= 1) {
-        slc_bar_wait(h.taken, h.phase ^ 1);
+    for (bool left = true; left; h.phase ^= 1) {
+        tile t = {};
+
         left = pair < count;
-        for (int rank = 0; rank < 2; rank++) {
-            tile t = {};
-
-            t.steps = -1;
-            if (left)
-                t = tile_of(table, g, pair, rank, wgrad);
-            slc_bar_expect_there(h.given, sizeof(tile), rank);
-            slc_put(h.slot, h.given, rank, t.e, t.a0, t.b0, t.k0);
-            slc_put(h.slot + 16, h.given, rank, t.steps, t.share_b, t.half, t.slices);
-        }
+        t.steps = -1;
         if (left)
-            pair = clusters + (int)atomicAdd(&g.tickets[0], 1);
+            t = tile_of(table, g, pair, rank, wgrad);
+        slc_bar_wait(h.taken, h.phase ^ 1);
+        *h.slot = t;
+        slc_bar_arrive_here(h.given);
+        if (left)
+            pair = next_pair(r, g.tickets, rank);
     }
+    if (rank != 0)
+        return;
     __threadfence();
     if (atomicInc(&g.tickets[1], clusters - 1) == clusters - 1)
         g.tickets[0] = 0;
@@ -203,15 +231,12 @@ static __device__ void hand_out(handover h, const int *table, const group_args &
 /* The next tile of this block; by one thread, or by a whole warp. */
 template <bool WARP> __device__ __forceinline__ tile take(handover &h)
 {
-    tile t;
-
     slc_bar_wait(h.given, h.phase);
-    slc_get(h.slot, t.e, t.a0, t.b0, t.k0);
-    slc_get(h.slot + 16, t.steps, t.share_b, t.half, t.slices);
+    const tile t = *h.slot;
     if (WARP)
         __syncwarp();
     if (!WARP || threadIdx.x % 32 == 0)
-        slc_bar_arrive(h.taken, 0);
+        slc_bar_arrive_here(h.taken);
     h.phase ^= 1;
     return t;
 }

@@ -27,10 +27,16 @@ __device__ __forceinline__ void slc_bar_expect(uint32_t bar, int bytes)
                  "r"(bytes)
                  : "memory");
 }
+/* Arrive at a barrier of this block: what was read and written here before is done. */
+__device__ __forceinline__ void slc_bar_arrive_here(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
 /*
  * Arrive at the barrier at the same place in block `cta` of the cluster. Without
- * .release.cluster, which would cost a memory barrier of the whole card: what was read
- * here were operands of finished products, nothing was written.
+ * .release.cluster, which would cost a memory barrier of the whole card: right where what
+ * was read here were operands of finished products and nothing was written. Loads may still
+ * be under way when the other block sees it.
  */
 __device__ __forceinline__ void slc_bar_arrive(uint32_t bar, int cta)
 {
@@ -42,15 +48,15 @@ __device__ __forceinline__ void slc_bar_arrive(uint32_t bar, int cta)
                  "r"(cta)
                  : "memory");
 }
-/* slc_bar_expect of the barrier at the same place in block `cta` of the cluster. */
-__device__ __forceinline__ void slc_bar_expect_there(uint32_t bar, int bytes, int cta)
+/* The same after all that was read and written here. */
+__device__ __forceinline__ void slc_bar_arrive_release(uint32_t bar, int cta)
 {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
-                 "mapa.shared::cluster.u32 there, %0, %2;\n"
-                 "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [there], %1;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
                  "}" ::"r"(bar),
-                 "r"(bytes), "r"(cta)
+                 "r"(cta)
                  : "memory");
 }
 __device__ __forceinline__ void slc_bar_wait(uint32_t bar, uint32_t parity)
@@ -59,6 +65,20 @@ __device__ __forceinline__ void slc_bar_wait(uint32_t bar, uint32_t parity)
                  ".reg .pred done;\n"
                  "again:\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra leave;\n"
+                 "bra again;\n"
+                 "leave:\n"
+                 "}" ::"r"(bar),
+                 "r"(parity)
+                 : "memory");
+}
+/* The same for what another block of the cluster wrote or has read. */
+__device__ __forceinline__ void slc_bar_wait_cluster(uint32_t bar, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
                  "@done bra leave;\n"
                  "bra again;\n"
                  "leave:\n"
@@ -80,25 +100,17 @@ __device__ __forceinline__ int slc_cluster_rank(void)
     return (int)r;
 }
 
-/* Four ints to the same place of block `cta`, whose barrier counts their bytes. */
-__device__ __forceinline__ void slc_put(uint32_t dst, uint32_t bar, int cta, int a, int b,
-                                        int c, int d)
+/* An int to the same place of block `cta`, whose barrier counts its bytes. */
+__device__ __forceinline__ void slc_put(uint32_t dst, uint32_t bar, int cta, int value)
 {
     asm volatile("{\n"
                  ".reg .b32 there, counts;\n"
                  "mapa.shared::cluster.u32 there, %0, %2;\n"
                  "mapa.shared::cluster.u32 counts, %1, %2;\n"
-                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], "
-                 "{%3, %4, %5, %6}, [counts];\n"
+                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %3, "
+                 "[counts];\n"
                  "}" ::"r"(dst),
-                 "r"(bar), "r"(cta), "r"(a), "r"(b), "r"(c), "r"(d)
-                 : "memory");
-}
-__device__ __forceinline__ void slc_get(uint32_t src, int &a, int &b, int &c, int &d)
-{
-    asm volatile("ld.shared::cta.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
-                 : "r"(src)
+                 "r"(bar), "r"(cta), "r"(value)
                  : "memory");
 }
 
