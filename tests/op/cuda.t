@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The op tests on the GPU: one TAP line a test program, and one of grouped products as on an
-# older card. SLC_TEST_JOBS: tests at once (1).
+# The op tests on the GPU: one TAP line a test program, one of grouped products as on an older
+# card, and one of very many of them. SLC_TEST_JOBS: tests at once (1).
 . "${top_srcdir:-.}/tests/cuda/gpu.sh"
 SLC_OP_BACKEND=cuda
 export SLC_OP_BACKEND
 n=0
 set -- "$top_builddir"/tests/op/test_*[a-z0-9]
-echo "1..$(($(ls "$@" | grep -vc '\.') + 1))"
+echo "1..$(($(ls "$@" | grep -vc '\.') + 2))"
 for program in "$@"; do
     case ${program##*/} in *.*) continue ;; esac
     n=$((n + 1))
@@ -21,3 +21,7 @@ n=$((n + 1))
 SLUICE_GPU_ARCH=80 timeout 300 "$top_builddir/tests/op/test_grouped" -j"${SLC_TEST_JOBS:-1}" >&2 ||
     printf 'not '
 echo "ok $n - test_grouped on cuda, kernels of an A100"
+n=$((n + 1))
+SLC_TEST_CALLS=30000 timeout 100 "$top_builddir/tests/op/test_grouped" \
+    --filter 'grouped/many_calls_as_one' >&2 || printf 'not '
+echo "ok $n - test_grouped on cuda, 90000 calls"

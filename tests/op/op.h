@@ -48,7 +48,8 @@ void op_take(struct op_out *o, struct op_dev *d, const char *name, enum slc_dtyp
 
 typedef void op_test(struct op_dev *d, const void *param, struct op_out *o);
 void op_compare(op_test *f, const void *param, const char *label);
-/* Run on one backend ("ref", "cpu") and return its outputs; free with op_out_free. */
+/* Run on one backend ("ref"; "cpu", or what stands in for it) and return its outputs; free
+ * with op_out_free. */
 void op_run(const char *backend, op_test *f, const void *param, struct op_out *o);
 void op_out_free(struct op_out *o);
 

@@ -13,8 +13,9 @@ struct shape {
 static int32_t *padding(struct op_dev *d, const struct shape *s, char *x, size_t x_row,
                         char *dy, size_t dy_row)
 {
-    int32_t rec_of[1024], last = 0;
+    int32_t *rec_of = malloc((size_t)(s->off[s->El] + 1) * 4), last = 0;
 
+    op_keep(rec_of);
     for (int64_t e = 0; e < s->El; e++)
         for (int32_t i = s->off[e]; i < s->off[e + 1]; i++) {
             const bool pad = i >= s->off[e + 1] - s->pad[e];
@@ -29,9 +30,8 @@ static int32_t *padding(struct op_dev *d, const struct shape *s, char *x, size_t
     return last ? op_up(d, rec_of, (size_t)s->off[s->El] * 4) : NULL;
 }
 
-static void run(struct op_dev *d, const void *param, struct op_out *o)
+static void run_calls(struct op_dev *d, const struct shape *s, int calls, struct op_out *o)
 {
-    const struct shape *s = param;
     const int64_t rows = s->off[s->El], cap = rows + 3, N = s->N, K = s->Kd;
     const enum slc_dtype t = s->dtype;
     const size_t z = slc_dtype_size(t);
@@ -46,17 +46,27 @@ static void run(struct op_dev *d, const void *param, struct op_out *o)
     void *dw = op_up(d, op_values(s->El * N * K, 4, 1, s->dw_dtype),
                      (size_t)(s->El * N * K) * slc_dtype_size(s->dw_dtype));
 
-    SLC_RUN(d->q, grouped_matmul, .y = y, .x = x, .w = w, .off = off, .rec_of = rec_of,
-            .El = s->El, .N = N, .Kd = K, .rows_cap = cap, .trans_w = true, .dtype = t);
-    SLC_RUN(d->q, grouped_matmul, .y = dx, .x = dy, .w = w, .off = off, .rec_of = rec_of,
-            .El = s->El, .N = K, .Kd = N, .rows_cap = cap, .dtype = t);
-    SLC_RUN(d->q, grouped_wgrad, .dw = dw, .dy = dy, .x = x, .off = off, .rec_of = rec_of,
-            .El = s->El, .N = N, .Kd = K, .rows_cap = cap, .acc = s->acc, .dtype = t,
-            .dw_dtype = s->dw_dtype);
+    for (int i = 0; i < calls; i++)
+        SLC_RUN(d->q, grouped_matmul, .y = y, .x = x, .w = w, .off = off, .rec_of = rec_of,
+                .El = s->El, .N = N, .Kd = K, .rows_cap = cap, .trans_w = true,
+                .dtype = t);
+    for (int i = 0; i < calls; i++)
+        SLC_RUN(d->q, grouped_matmul, .y = dx, .x = dy, .w = w, .off = off,
+                .rec_of = rec_of, .El = s->El, .N = K, .Kd = N, .rows_cap = cap,
+                .dtype = t);
+    for (int i = 0; i < calls; i++)
+        SLC_RUN(d->q, grouped_wgrad, .dw = dw, .dy = dy, .x = x, .off = off,
+                .rec_of = rec_of, .El = s->El, .N = N, .Kd = K, .rows_cap = cap,
+                .acc = s->acc, .dtype = t, .dw_dtype = s->dw_dtype);
     op_take(o, d, "y", t, y, cap * N, tol); /* rows past the last stay as they were */
     op_take(o, d, "dx", t, dx, cap * K, tol);
     op_take(o, d, "dw", s->dw_dtype, dw, s->El * N * K,
             s->dw_dtype == SLC_F32 ? 1e-5 : 1.0 / 128);
+}
+
+static void run(struct op_dev *d, const void *param, struct op_out *o)
+{
+    run_calls(d, param, 1, o);
 }
 
 static const struct shape shapes[] = {
@@ -107,6 +117,33 @@ Test(grouped, bf16_backends_agree)
         snprintf(label, sizeof(label), "bf16 shape %zu", i);
         op_compare(run, &low[i], label);
     }
+}
+
+/* SLC_TEST_CALLS: calls of each op (2). */
+static void run_many(struct op_dev *d, const void *param, struct op_out *o)
+{
+    const char *calls = getenv("SLC_TEST_CALLS");
+
+    run_calls(d, param, calls ? atoi(calls) : 2, o);
+}
+
+/* A GPU hands tiles out to blocks that run at once: a race there shows in one call of
+ * thousands. */
+Test(grouped, many_calls_as_one)
+{
+    static const struct shape s = {
+        8, 640, 768, {0, 256, 640, 2560, 2688, 5376, 9216, 9216, 16384},
+        false, SLC_BF16, SLC_BF16, {0}};
+    struct op_out once, many;
+
+    op_run("cpu", run, &s, &once);
+    op_run("cpu", run_many, &s, &many);
+    for (int v = 0; v < once.n; v++)
+        cr_expect_eq(memcmp(once.v[v].data, many.v[v].data,
+                            (size_t)once.v[v].n * slc_dtype_size(once.v[v].dtype)),
+                     0, "%s is not the same", once.v[v].name);
+    op_out_free(&once);
+    op_out_free(&many);
 }
 
 struct ctx {
