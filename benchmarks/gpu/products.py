@@ -8,10 +8,10 @@ S, D, documents}]}. One JSON line a figure: TFLOP/s of both on the rows that cou
 medians, and the error of both against fp32. A ratio is the median of those of five
 rounds of 15 calls, each with both sides in turn, either after a rest of 0.1 s. "lasting" is
 the same of three rounds of 0.12 s a side without rests, in which the card's power holds both
-back. Sluice gets the counts in GPU
-memory and segments padded to 128 rows; PyTorch gets them unpadded. "ceiling" is PyTorch's
-batch of equal counts. Where there is a limit, "least" names it and "pass" says whether it
-is met; exit code 1 if one is not. "at": seconds since the start.
+back. Sluice gets the counts in GPU memory and segments padded to 128 rows; PyTorch gets
+them unpadded. "ceiling" is PyTorch's batch of equal counts, in the same rounds. Where there
+is a limit, "least" names it and "pass" says whether it is met; exit code 1 if one is not.
+"at": seconds since the start.
 """
 import json
 import statistics
@@ -59,10 +59,12 @@ def median_ms(f, stream, repeat=15, warm=3):
     return statistics.median(times)
 
 
-def turns(ours, theirs, rounds=5, rest=0.1, seconds=0):
-    """Medians of both in each round, by turns. Each side's 15 calls come after a rest, in
-    which the card's power recovers; or without one, as many calls as take so long."""
-    sides = [(ours, STREAM, []), (theirs, torch.cuda.current_stream(), [])]
+def turns(*calls, rounds=5, rest=0.1, seconds=0):
+    """Medians of each call in each round, by turns; the first is ours. Each side's 15 calls
+    come after a rest, in which the card's power recovers; or without one, as many calls as
+    take so long."""
+    sides = [(f, torch.cuda.current_stream() if i else STREAM, [])
+             for i, f in enumerate(calls)]
     repeat = 15
     if seconds:
         repeat = max(7, int(1e3 * seconds / median_ms(*sides[1][:2], 3)))
@@ -70,7 +72,7 @@ def turns(ours, theirs, rounds=5, rest=0.1, seconds=0):
         for f, stream, times in sides[:: -1 if i % 2 else 1]:
             time.sleep(rest)
             times.append(median_ms(f, stream, repeat))
-    return sides[0][2], sides[1][2]
+    return [times for _, _, times in sides]
 
 
 def median_ratio(ours, theirs):
@@ -83,16 +85,15 @@ def limit(value, least):
 
 def pair(part, shape, flop, ours, theirs, errors=(None, None), least=None, ceiling=None):
     torch.cuda.synchronize()
-    o, t = turns(ours, theirs)
-    lasting = median_ratio(*turns(ours, theirs, 3, 0, 0.12))
+    o, t, *top = turns(ours, theirs, *([ceiling] if ceiling else []))
+    lasting = median_ratio(*turns(ours, theirs, rounds=3, rest=0, seconds=0.12))
     B.sync()
-    mine, other = (flop / statistics.median(x) / 1e9 for x in (o, t))
+    rate = lambda ms: round(flop / statistics.median(ms) / 1e9, 1)
     ratio = median_ratio(o, t)
     more = limit(ratio, least) if least else {}
-    if ceiling:
-        top = flop / median_ms(ceiling, torch.cuda.current_stream()) / 1e9
-        more.update(ceiling=round(top, 1), of_ceiling=round(mine / top, 3))
-    say(part=part, shape=shape, sluice=round(mine, 1), torch=round(other, 1),
+    if top:
+        more.update(ceiling=rate(top[0]), of_ceiling=round(median_ratio(o, top[0]), 3))
+    say(part=part, shape=shape, sluice=rate(o), torch=rate(t),
         ratio=round(ratio, 3), lasting=round(lasting, 3), spread=round(max(o) / min(o) - 1, 3),
         error_sluice=errors[0], error_torch=errors[1], **more)
     return ratio, lasting
@@ -271,7 +272,7 @@ def torch_attention(line, fwd, bwd, q, k, v, do, o, grads, b, S, h, hk, pairs):
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION):
         call = lambda: F.scaled_dot_product_attention(qt, kt, vt, **kw)
         out = call()
-        mine_f, f = turns(fwd, call, 11)
+        mine_f, f = turns(fwd, call, rounds=11)
         back = lambda: torch.autograd.grad(out, (qt, kt, vt), shape(do), retain_graph=True)
         mine_r, r = turns(bwd, back)
         B.sync()
