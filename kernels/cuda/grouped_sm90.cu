@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/grouped_store.cuh"
 #include "kernels/cuda/grouped_tiles.cuh"
 #include "kernels/cuda/sm90.cuh"
 
@@ -23,7 +24,6 @@
 #define A_BYTES (BM * BK * 2)
 #define B_BYTES (BN * BK * 2)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
-#define OUT_BYTES (64 * 64 * 2) /* one block of results of a warpgroup */
 #define OUT_AT (STAGES * STAGE_BYTES)
 #define BARS_AT (OUT_AT + 4 * OUT_BYTES)
 #define SLOT_AT (BARS_AT + (2 * STAGES + 4) * 8)
@@ -65,78 +65,6 @@ __device__ __forceinline__ void load_step(const CUtensorMap *ma, const CUtensorM
             slc_tma_load(to, mb, bar, x, y, zb);
         else if (i / (B_BOXES / 2) == rank)
             slc_tma_load_all(to, mb, bar, x, y, zb, 3);
-    }
-}
-
-__device__ __forceinline__ uint32_t packed(float lo, float hi)
-{
-    const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-
-    return *reinterpret_cast<const uint32_t *>(&v);
-}
-
-/* Where 64 x 256 results of a warpgroup belong. */
-struct place {
-    int x, y, z;
-};
-
-/* Block b of them, 64 columns wide, in bf16, through one of two buffers. */
-__device__ __forceinline__ void store_bf16(const uint32_t (&low)[64], int b,
-                                           const CUtensorMap *mc, uint32_t buffer,
-                                           int group, const place &to)
-{
-    const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const int row = warp * 16 + lane % 16, chunk = lane / 16;
-    const uint32_t out = buffer + b % 2 * OUT_BYTES;
-
-    if (thread == 0)
-        slc_tma_store_read<1>();
-    slc_group_sync(1 + group);
-#pragma unroll
-    for (int j = 0; j < 8; j += 2) {
-        const uint32_t *v = &low[(b * 8 + j) * 2];
-
-        slc_stmatrix(out + row * 128 + (((j + chunk) ^ (row % 8)) * 16), v[0], v[1], v[2],
-                     v[3]);
-    }
-    slc_proxy_fence();
-    slc_group_sync(1 + group);
-    if (thread == 0)
-        slc_tma_store(mc, out, to.x + b * 64, to.y, to.z);
-}
-
-/* All of them in fp32, in eight blocks of 32 columns; zeros where there are none. */
-template <bool ADD>
-__device__ __forceinline__ void store_f32(const float (&d)[128], bool any,
-                                          const CUtensorMap *mc, uint32_t buffer, int group,
-                                          const place &to)
-{
-    const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const int row = warp * 16 + lane / 4, half = lane % 4 / 2, odd = lane % 2 * 8;
-
-#pragma unroll
-    for (int b = 0; b < 8; b++) {
-        const uint32_t out = buffer + b % 2 * OUT_BYTES;
-
-        if (thread == 0)
-            slc_tma_store_read<1>();
-        slc_group_sync(1 + group);
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const float *v = &d[(b * 4 + j) * 4];
-            const uint32_t at = out + row * 128 + (((2 * j + half) ^ (row % 8)) * 16) + odd;
-
-            slc_store_pair(at, any ? v[0] : 0, any ? v[1] : 0);
-            slc_store_pair(at + 8 * 128, any ? v[2] : 0, any ? v[3] : 0);
-        }
-        slc_proxy_fence();
-        slc_group_sync(1 + group);
-        if (thread != 0)
-            continue;
-        if (ADD)
-            slc_tma_add(mc, out, to.x + b * 32, to.y, to.z);
-        else
-            slc_tma_store(mc, out, to.x + b * 32, to.y, to.z);
     }
 }
 
@@ -184,18 +112,6 @@ __device__ __forceinline__ void load_tiles(const CUtensorMap *ma, const CUtensor
                                   r.full + r.stage * 8, t, t.k0 + s * BK, rank);
             advance(r);
         }
-}
-
-/* Blocks of results that are due at step s of a tile: one a step while products run, and
- * at its end (s = steps) what is left. */
-__device__ __forceinline__ void store_due(const uint32_t (&low)[64], int s, bool end,
-                                          const CUtensorMap *mc, uint32_t buffer, int group,
-                                          const place &to)
-{
-#pragma unroll
-    for (int b = 0; b < 4; b++)
-        if (end ? b >= s : b == s)
-            store_bf16(low, b, mc, buffer, group, to);
 }
 
 /* Steps of a tile whose rows are padding for this warpgroup. */
