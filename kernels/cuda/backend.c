@@ -3,93 +3,13 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
-/* The backend beside its ops: memory, queues (streams), events, uploads and fetches. */
-
-struct cuda_event {
-    struct slc_event base;
-    cudaEvent_t event;
-    struct slc_err error; /* of the queue when it was recorded */
-};
-
-int slc_cuda_error(struct slc_err *e, cudaError_t err, const char *what)
-{
-    if (err == cudaSuccess)
-        return 0;
-    return slc_errf(e, err == cudaErrorMemoryAllocation ? SLC_EXIT_SYSTEM : SLC_EXIT_BUG,
-                    "backend cuda: %s: %s", what, cudaGetErrorString(err));
-}
-
-static void fail(struct slc_queue *q, const struct slc_err *e)
-{
-    if (q->error.code == SLC_EXIT_OK)
-        q->error = *e;
-}
-
-static int sticky(const struct slc_queue *q, struct slc_err *e)
-{
-    if (q->error.code == SLC_EXIT_OK)
-        return 0;
-    if (e)
-        *e = q->error;
-    return -1;
-}
-
-void slc_cuda_fail(struct slc_queue *q, cudaError_t err, const char *what)
-{
-    struct slc_err e = SLC_ERR_INIT;
-
-    if (slc_cuda_error(&e, err, what) != 0)
-        fail(q, &e);
-}
-
-void slc_cuda_fail_text(struct slc_queue *q, int code, const char *text)
-{
-    struct slc_err e = SLC_ERR_INIT;
-
-    slc_errf(&e, code, "backend cuda: %s", text);
-    fail(q, &e);
-}
-
-int slc_cuda_launched(struct slc_queue *q, const char *what)
-{
-    cudaError_t err = cudaGetLastError();
-
-    if (err == cudaSuccess)
-        return 0;
-    slc_cuda_fail(q, err, what);
-    return -1;
-}
-
-int slc_cuda_allow_smem(struct slc_queue *q, const void *kernel, size_t bytes,
-                        const char *what)
-{
-    char text[160];
-
-    if (bytes <= 48u << 10)
-        return 0;
-    if (bytes > slc_cuda_queue_of(q)->cuda->smem_max) {
-        snprintf(text, sizeof(text),
-                 "%s: not supported: this width takes %zu bytes of shared memory, the "
-                 "card has %zu",
-                 what, bytes, slc_cuda_queue_of(q)->cuda->smem_max);
-        slc_cuda_fail_text(q, SLC_EXIT_UNSUPPORTED, text);
-        return -1;
-    }
-    cudaError_t err = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    if (err == cudaSuccess)
-        return 0;
-    slc_cuda_fail(q, err, what);
-    return -1;
-}
+/* The backend beside its ops and queues: memory, set-up, and its table of calls. */
 
 /* -- memory --------------------------------------------------------------- */
 
-static void *mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind kind,
-                       struct slc_err *e)
+void *slc_cuda_mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind kind,
+                         struct slc_err *e)
 {
     void *p = NULL;
     cudaError_t err;
@@ -121,204 +41,6 @@ static void mem_free(struct slc_backend *b, void *p, enum slc_mem_kind kind)
         cudaFreeHost(p);
     else
         cudaFree(p);
-}
-
-static int scratch_grow(struct slc_cuda_queue *q, size_t bytes, struct slc_err *e)
-{
-    if (bytes <= q->scratch_size)
-        return 0;
-    cudaFree(q->scratch); /* waits for the work that may still use it */
-    q->scratch = NULL;
-    q->scratch_size = 0;
-    bytes = (bytes + (1u << 20) - 1) >> 20 << 20;
-    q->scratch = mem_alloc(&q->cuda->base, bytes, SLC_MEM_DEVICE, e);
-    if (!q->scratch)
-        return -1;
-    q->scratch_size = bytes;
-    return 0;
-}
-
-void *slc_cuda_scratch(struct slc_queue *q, size_t bytes)
-{
-    struct slc_err e = SLC_ERR_INIT;
-
-    if (scratch_grow(slc_cuda_queue_of(q), bytes, &e) != 0) {
-        fail(q, &e);
-        return NULL;
-    }
-    return slc_cuda_queue_of(q)->scratch;
-}
-
-/* -- queues --------------------------------------------------------------- */
-
-static void queue_destroy(struct slc_queue *base)
-{
-    struct slc_cuda_queue *q = slc_cuda_queue_of(base);
-    struct slc_cuda_queue **at = &q->cuda->queues;
-
-    if (q->stream)
-        cudaStreamSynchronize(q->stream);
-    while (*at && *at != q)
-        at = &(*at)->next;
-    if (*at)
-        *at = q->next;
-    for (int i = 0; i < SLC_CUDA_STAGE_SLOTS; i++)
-        if (q->staged[i])
-            cudaEventDestroy(q->staged[i]);
-    cudaFreeHost(q->stage);
-    cudaFree(q->scratch);
-    cudaFree(q->blas);
-    cudaFree(q->tickets);
-    if (q->stream)
-        cudaStreamDestroy(q->stream);
-    free(q);
-}
-
-static int queue_init(struct slc_cuda_queue *q, struct slc_err *e)
-{
-    const size_t stage = (size_t)SLC_CUDA_STAGE_SLOTS * SLC_CUDA_STAGE_BYTES;
-
-    if (slc_cuda_error(e, cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking),
-                       "creating a stream") != 0)
-        return -1;
-    for (int i = 0; i < SLC_CUDA_STAGE_SLOTS; i++)
-        if (slc_cuda_error(
-                e, cudaEventCreateWithFlags(&q->staged[i], cudaEventDisableTiming),
-                "creating an event") != 0)
-            return -1;
-    q->stage = mem_alloc(&q->cuda->base, stage, SLC_MEM_HOST, e);
-    q->blas = q->stage ? mem_alloc(&q->cuda->base, SLC_CUDA_BLAS_BYTES, SLC_MEM_DEVICE, e)
-                       : NULL;
-    q->tickets = q->blas ? mem_alloc(&q->cuda->base, 2 * sizeof(*q->tickets),
-                                     SLC_MEM_DEVICE, e)
-                         : NULL;
-    if (!q->tickets ||
-        slc_cuda_error(
-            e, cudaMemsetAsync(q->tickets, 0, 2 * sizeof(*q->tickets), q->stream),
-            "clearing counters") != 0)
-        return -1;
-    return scratch_grow(q, slc_most((int64_t)q->cuda->scratch_need, 1 << 20), e);
-}
-
-static struct slc_queue *queue_create(struct slc_backend *b, struct slc_err *e)
-{
-    struct slc_cuda_queue *q = calloc(1, sizeof(*q));
-
-    if (!q) {
-        slc_errf(e, SLC_EXIT_SYSTEM, "backend cuda: no memory for a queue");
-        return NULL;
-    }
-    q->base.b = b;
-    q->base.error.rank = -1;
-    q->cuda = (struct slc_cuda *)b;
-    q->next = q->cuda->queues;
-    q->cuda->queues = q;
-    if (queue_init(q, e) != 0) {
-        queue_destroy(&q->base);
-        return NULL;
-    }
-    return &q->base;
-}
-
-/* A collective waits for peers: while one may, its errors are looked for. */
-static cudaError_t stream_sync(struct slc_queue *q)
-{
-    struct slc_cuda_queue *cq = slc_cuda_queue_of(q);
-    const struct timespec pause = {.tv_nsec = 20000};
-    cudaError_t err;
-
-    if (!cq->cuda->colls)
-        return cudaStreamSynchronize(cq->stream);
-    while ((err = cudaStreamQuery(cq->stream)) == cudaErrorNotReady) {
-        struct slc_err e = SLC_ERR_INIT;
-
-        if (slc_cuda_coll_poll(cq->cuda, &e) != 0)
-            fail(q, &e);
-        nanosleep(&pause, NULL);
-    }
-    return err;
-}
-
-int slc_cuda_queue_sync(struct slc_queue *q, struct slc_err *e)
-{
-    cudaError_t err = stream_sync(q);
-
-    if (err != cudaSuccess)
-        slc_cuda_fail(q, err, "running the queue");
-    return sticky(q, e);
-}
-
-/* -- events --------------------------------------------------------------- */
-
-static struct slc_event *event_create(struct slc_backend *b, struct slc_err *e)
-{
-    struct cuda_event *ev = calloc(1, sizeof(*ev));
-
-    if (!ev) {
-        slc_errf(e, SLC_EXIT_SYSTEM, "backend cuda: no memory for an event");
-        return NULL;
-    }
-    ev->base.b = b;
-    if (slc_cuda_error(e, cudaEventCreateWithFlags(&ev->event, cudaEventDisableTiming),
-                       "creating an event") != 0) {
-        free(ev);
-        return NULL;
-    }
-    return &ev->base;
-}
-
-static void event_destroy(struct slc_event *base)
-{
-    struct cuda_event *ev = (struct cuda_event *)base;
-
-    cudaEventDestroy(ev->event);
-    free(ev);
-}
-
-static void event_record(struct slc_event *base, struct slc_queue *q)
-{
-    struct cuda_event *ev = (struct cuda_event *)base;
-
-    slc_cuda_fail(q, cudaEventRecord(ev->event, slc_cuda_queue_of(q)->stream), "recording an event");
-    ev->error = q->error;
-}
-
-static void queue_wait(struct slc_queue *q, struct slc_event *base)
-{
-    struct cuda_event *ev = (struct cuda_event *)base;
-
-    if (ev->error.code != SLC_EXIT_OK)
-        fail(q, &ev->error);
-    slc_cuda_fail(q, cudaStreamWaitEvent(slc_cuda_queue_of(q)->stream, ev->event, 0),
-                  "waiting for an event");
-}
-
-static int event_done(struct cuda_event *ev, cudaError_t err, struct slc_err *e)
-{
-    if (err != cudaSuccess && ev->error.code == SLC_EXIT_OK)
-        slc_cuda_error(&ev->error, err, "running the queue");
-    if (ev->error.code == SLC_EXIT_OK)
-        return 0;
-    if (e)
-        *e = ev->error;
-    return -1;
-}
-
-static int event_sync(struct slc_event *base, struct slc_err *e)
-{
-    struct cuda_event *ev = (struct cuda_event *)base;
-
-    return event_done(ev, cudaEventSynchronize(ev->event), e);
-}
-
-static int event_test(struct slc_event *base, struct slc_err *e)
-{
-    struct cuda_event *ev = (struct cuda_event *)base;
-    cudaError_t err = cudaEventQuery(ev->event);
-
-    if (err == cudaErrorNotReady)
-        return 0;
-    return event_done(ev, err, e) != 0 ? -1 : 1;
 }
 
 /* -- host memory of others -------------------------------------------------- */
@@ -363,7 +85,7 @@ static int prepare(struct slc_backend *b, enum slc_op op, const void *args,
         return 0;
     c->scratch_need = need;
     for (struct slc_cuda_queue *q = c->queues; q; q = q->next)
-        if (scratch_grow(q, need, e) != 0)
+        if (slc_cuda_scratch_grow(q, need, e) != 0)
             return -1;
     return 0;
 }
@@ -386,7 +108,7 @@ static void destroy(struct slc_backend *b)
     struct slc_cuda *c = (struct slc_cuda *)b;
 
     while (c->queues)
-        queue_destroy(&c->queues->base);
+        slc_cuda_queue_destroy(&c->queues->base);
     slc_cuda_plans_destroy(c->plans);
     slc_cuda_attention_destroy(c->attention);
     if (c->lt)
@@ -396,17 +118,17 @@ static void destroy(struct slc_backend *b)
 
 static const struct slc_backend_calls cuda_calls = {
     .destroy = destroy,
-    .mem_alloc = mem_alloc,
+    .mem_alloc = slc_cuda_mem_alloc,
     .mem_free = mem_free,
-    .queue_create = queue_create,
-    .queue_destroy = queue_destroy,
+    .queue_create = slc_cuda_queue_create,
+    .queue_destroy = slc_cuda_queue_destroy,
     .queue_sync = slc_cuda_queue_sync,
-    .event_create = event_create,
-    .event_destroy = event_destroy,
-    .event_record = event_record,
-    .queue_wait = queue_wait,
-    .event_test = event_test,
-    .event_sync = event_sync,
+    .event_create = slc_cuda_event_create,
+    .event_destroy = slc_cuda_event_destroy,
+    .event_record = slc_cuda_event_record,
+    .queue_wait = slc_cuda_queue_wait,
+    .event_test = slc_cuda_event_test,
+    .event_sync = slc_cuda_event_sync,
     .upload = slc_cuda_upload,
     .fetch = slc_cuda_fetch,
     .prepare = prepare,

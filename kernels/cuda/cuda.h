@@ -67,7 +67,20 @@ void slc_cuda_fail_text(struct slc_queue *q, int code, const char *text);
 /* After a kernel launch: 0, or -1 and the queue has failed. */
 int slc_cuda_launched(struct slc_queue *q, const char *what);
 
+/* backend.c; NULL with e. */
+void *slc_cuda_mem_alloc(struct slc_backend *b, size_t bytes, enum slc_mem_kind kind,
+                         struct slc_err *e);
+/* queue.c: these calls of slc_backend, and more scratch of a queue, after its work. */
+struct slc_queue *slc_cuda_queue_create(struct slc_backend *b, struct slc_err *e);
+void slc_cuda_queue_destroy(struct slc_queue *q);
 int slc_cuda_queue_sync(struct slc_queue *q, struct slc_err *e);
+void slc_cuda_queue_wait(struct slc_queue *q, struct slc_event *event);
+struct slc_event *slc_cuda_event_create(struct slc_backend *b, struct slc_err *e);
+void slc_cuda_event_destroy(struct slc_event *event);
+void slc_cuda_event_record(struct slc_event *event, struct slc_queue *q);
+int slc_cuda_event_test(struct slc_event *event, struct slc_err *e);
+int slc_cuda_event_sync(struct slc_event *event, struct slc_err *e);
+int slc_cuda_scratch_grow(struct slc_cuda_queue *q, size_t bytes, struct slc_err *e);
 /* transfer.c */
 void slc_cuda_upload(struct slc_queue *q, void *dst, const void *src, size_t bytes);
 int slc_cuda_fetch(struct slc_queue *q, void *dst, const void *src, size_t bytes,
