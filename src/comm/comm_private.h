@@ -160,7 +160,7 @@ int slc_group_wait(struct slc_group *g, void **requests, int n, struct slc_err *
 int slc_group_setup_gather(struct slc_group *g, uint32_t number, void *items,
                            size_t each, struct slc_err *e);
 
-/* --- window.c
+/* --- window_target.c, window_message.c
  * --------------------------------------------------------------------------- */
 
 /* Move operations of all windows on; called by slc_world_progress. */

@@ -104,12 +104,6 @@ int slc_message_open(struct slc_target *t, const char *lanes, struct slc_err *e)
 /* Send what waits in the ring, several operations a message. all: also a message that what
  * is posted next could still join. */
 void slc_message_advance(struct slc_target *t, bool all);
-/* Start a put of UCX from a slot: see slc_slot_take. */
-struct slc_slot *slc_slot_take(struct slc_target *t);
-/* Completion of a request whose user data is its slot. */
-void slc_slot_done(void *request, ucs_status_t status, void *slot);
-/* The outcome of a call that returned `request`: 0, or -1 and the target is lost. */
-int slc_slot_started(struct slc_slot *slot, void *request);
 
 /* --- window_order.c: which operation may go next
  * ------------------------------------------ */
@@ -121,10 +115,21 @@ int slc_order_post(struct slc_target *t, const struct slc_op *op, struct slc_err
 /* Test transport: sometimes sleep, so that ranks drift apart. */
 void slc_order_drift(struct slc_window *w);
 
+/* --- window_target.c: the way to one member
+ * ------------------------------------------ */
+
+/* Start a put of UCX from a slot: see slc_slot_take. */
+struct slc_slot *slc_slot_take(struct slc_target *t);
+/* Completion of a request whose user data is its slot. */
+void slc_slot_done(void *request, ucs_status_t status, void *slot);
+/* The outcome of a call that returned `request`: 0, or -1 and the target is lost. */
+int slc_slot_started(struct slc_slot *slot, void *request);
 struct slc_op *slc_target_op(struct slc_target *t, size_t i);
 /* Operation i is on its way for good. */
 void slc_target_done(struct slc_target *t, size_t i);
 int slc_target_push(struct slc_target *t, const struct slc_op *op, struct slc_err *e);
 void slc_target_lose(struct slc_target *t, ucs_status_t status);
+/* Move what is posted on. all: also what waits for company in a message. */
+void slc_target_advance(struct slc_target *t, bool all);
 
 #endif
