@@ -81,9 +81,8 @@ static void cut(struct job *j)
         slc_packing_cut(&j->packing, &j->rule, a->seg_host, a->n_seg, a->max_len);
 }
 
-/* The plan of calls of B sequences with room for S tokens, the job's shape. NULL: none. */
-static struct slc_sdpa_plan *plan_for(struct slc_cuda *c, struct job *j, int64_t B,
-                                      int64_t S)
+/* The job's shape, of calls of B sequences with room for S tokens. */
+static const struct slc_sdpa_shape *shape_for(struct job *j, int64_t B, int64_t S)
 {
     struct slc_sdpa_shape *s = &j->shape;
 
@@ -91,7 +90,14 @@ static struct slc_sdpa_plan *plan_for(struct slc_cuda *c, struct job *j, int64_t
     s->S = S;
     s->kv_heads = slc_packing_kv_heads(&j->rule, B, S);
     s->heads = s->NQ / s->NK * s->kv_heads;
-    return slc_cuda_attention_plan(c, s);
+    return s;
+}
+
+/* The plan of these. NULL: none. */
+static struct slc_sdpa_plan *plan_for(struct slc_cuda *c, struct job *j, int64_t B,
+                                      int64_t S)
+{
+    return slc_cuda_attention_plan(c, shape_for(j, B, S));
 }
 
 static bool add_need(struct need *n, const struct slc_sdpa_plan *p)
@@ -281,6 +287,23 @@ static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a
     return true;
 }
 
+/* What all plans ask for that packings of rows of max_len tokens can need. need NULL: they are
+ * wanted first, so that they are made together. */
+static void all_plans(struct slc_cuda *c, struct job *j, int64_t max_len, struct need *need)
+{
+    int64_t S = 0;
+
+    do {
+        S = slc_packing_room(&j->rule, S + 1);
+        for (int64_t B = slc_packing_size(&j->rule, 1, S); B <= slc_packing_most(&j->rule, S);
+             B = slc_packing_size(&j->rule, B + 1, S))
+            if (need)
+                add_need(need, plan_for(c, j, B, S));
+            else
+                slc_cuda_attention_plan_want(c, shape_for(j, B, S));
+    } while (S < max_len);
+}
+
 /* Plans of one pass of rows of max_len tokens; the most scratch that it can take. */
 static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_args *a,
                       bool backward)
@@ -302,16 +325,15 @@ static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_ar
         return 0;
     }
     cut(&j);
-    if (!j.shape.ragged)
+    const bool whole = !j.shape.ragged;
+    j.shape.ragged = true;
+    all_plans(c, &j, a->max_len, NULL);
+    j.shape.ragged = !whole;
+    if (whole)
         add_need(&need, plan_for(c, &j, j.packing.part[0].B, a->max_len));
     j.shape.ragged = true;
-    for (int64_t S = slc_packing_room(&j.rule, 1);; S = slc_packing_room(&j.rule, S + 1)) {
-        for (int64_t B = slc_packing_size(&j.rule, 1, S); B <= slc_packing_most(&j.rule, S);
-             B = slc_packing_size(&j.rule, B + 1, S))
-            add_need(&need, plan_for(c, &j, B, S));
-        if (S >= a->max_len)
-            return parts_of(a, 8 * a->T, &need).end;
-    }
+    all_plans(c, &j, a->max_len, &need);
+    return parts_of(a, 8 * a->T, &need).end;
 }
 
 static struct slc_attention_backward_args

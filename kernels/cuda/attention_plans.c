@@ -3,6 +3,8 @@
 
 #include "kernels/cuda/attention_plans.h"
 
+#include <limits.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +12,7 @@
 struct entry {
     struct slc_sdpa_shape shape;
     struct slc_sdpa_plan plan;
-    bool usable;
+    bool made, usable;
 };
 
 static bool start(struct slc_cuda_attention *s)
@@ -41,6 +43,9 @@ void slc_cuda_attention_destroy(struct slc_cuda_attention *s)
     for (int i = 0; i < s->n; i++)
         slc_sdpa_plan_release(&s->entry[i].plan);
     free(s->entry);
+    for (int i = 1; i < SLC_CUDA_MAKERS; i++)
+        if (s->maker[i])
+            cudnnDestroy(s->maker[i]);
     if (s->handle)
         cudnnDestroy(s->handle);
     if (s->side)
@@ -70,8 +75,12 @@ void slc_cuda_attention_say_plain(struct slc_cuda *c, int64_t S, int64_t D, cons
         c->attention->said = true;
 }
 
-static struct entry *new_entry(struct slc_cuda_attention *s)
+/* NULL: no memory for one more. */
+static struct entry *entry_of(struct slc_cuda_attention *s, const struct slc_sdpa_shape *shape)
 {
+    for (int i = 0; i < s->n; i++)
+        if (!memcmp(&s->entry[i].shape, shape, sizeof(*shape)))
+            return &s->entry[i];
     if (s->n == s->room) {
         const int room = s->room ? 2 * s->room : 256;
         struct entry *more = realloc(s->entry, (size_t)room * sizeof(*more));
@@ -81,14 +90,72 @@ static struct entry *new_entry(struct slc_cuda_attention *s)
         s->entry = more;
         s->room = room;
     }
+    s->entry[s->n] = (struct entry){.shape = *shape};
     return &s->entry[s->n++];
+}
+
+void slc_cuda_attention_plan_want(struct slc_cuda *c, const struct slc_sdpa_shape *shape)
+{
+    struct slc_cuda_attention *s = slc_cuda_attention_state(c);
+
+    if (s)
+        entry_of(s, shape);
+}
+
+/* Handles of up to n threads; how many there are, at least the one that is there. */
+static int makers(struct slc_cuda *c, int n)
+{
+    struct slc_cuda_attention *s = c->attention;
+    int i = 1;
+
+    n = n < SLC_CUDA_MAKERS ? n : SLC_CUDA_MAKERS;
+    s->maker[0] = s->handle;
+#pragma omp parallel for num_threads(n) if (n > 1 && !s->maker[n - 1])
+    for (int k = 1; k < n; k++)
+        if (!s->maker[k] && (cudaSetDevice(c->device) != cudaSuccess ||
+                             cudnnCreate(&s->maker[k]) != CUDNN_STATUS_SUCCESS))
+            s->maker[k] = NULL;
+    while (i < n && s->maker[i])
+        i++;
+    return i;
+}
+
+/* All plans that are wanted. The first that cuDNN cannot make is named on stderr. */
+static void make_wanted(struct slc_cuda *c)
+{
+    struct slc_cuda_attention *s = c->attention;
+    struct slc_err why = SLC_ERR_INIT;
+    int wanted = 0, bad = INT_MAX;
+
+    for (int i = 0; i < s->n; i++)
+        wanted += !s->entry[i].made;
+    const int threads = makers(c, (int)slc_least(c->threads, wanted));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int i = 0; i < s->n; i++) {
+        struct entry *x = &s->entry[i];
+        struct slc_err e = SLC_ERR_INIT;
+
+        if (x->made)
+            continue;
+        cudaSetDevice(c->device);
+        x->usable = slc_sdpa_plan_make(&x->plan, &x->shape, s->maker[omp_get_thread_num()],
+                                       NULL, &e) == 0;
+        x->made = true;
+#pragma omp critical
+        if (!x->usable && i < bad) {
+            bad = i;
+            why = e;
+        }
+    }
+    if (bad < s->n)
+        slc_cuda_attention_say_plain(c, s->entry[bad].shape.S, s->entry[bad].shape.D,
+                                     why.text);
 }
 
 struct slc_sdpa_plan *slc_cuda_attention_plan(struct slc_cuda *c,
                                               const struct slc_sdpa_shape *shape)
 {
     struct slc_cuda_attention *s = slc_cuda_attention_state(c);
-    struct slc_err e = SLC_ERR_INIT;
 
     if (!s)
         return NULL;
@@ -96,18 +163,13 @@ struct slc_sdpa_plan *slc_cuda_attention_plan(struct slc_cuda *c,
         slc_cuda_attention_say_plain(c, shape->S, shape->D, "cuDNN does not start");
         return NULL;
     }
-    for (int i = 0; i < s->n; i++)
-        if (!memcmp(&s->entry[i].shape, shape, sizeof(*shape)))
-            return s->entry[i].usable ? &s->entry[i].plan : NULL;
-    struct entry *x = new_entry(s);
+    struct entry *x = entry_of(s, shape);
     if (!x) {
         slc_cuda_attention_say_plain(c, shape->S, shape->D, "no memory for its plan");
         return NULL;
     }
-    x->shape = *shape;
-    x->usable = slc_sdpa_plan_make(&x->plan, shape, s->handle, NULL, &e) == 0;
-    if (!x->usable)
-        slc_cuda_attention_say_plain(c, shape->S, shape->D, e.text);
+    if (!x->made)
+        make_wanted(c);
     return x->usable ? &x->plan : NULL;
 }
 

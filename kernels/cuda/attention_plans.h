@@ -5,9 +5,13 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/sdpa.h"
 
+#define SLC_CUDA_MAKERS 16 /* most threads that make plans */
+
 /* cuDNN's plans for attention that this process has asked for, by shape. */
 struct slc_cuda_attention {
     cudnnHandle_t handle; /* NULL: cuDNN did not start */
+    /* of the threads that make plans; the first is `handle`, the others as they are needed */
+    cudnnHandle_t maker[SLC_CUDA_MAKERS];
     cudaStream_t side;    /* where every other call of an op runs, between the two events */
     cudaEvent_t fork, join;
     struct entry *entry;
@@ -18,8 +22,11 @@ struct slc_cuda_attention {
 
 /* Made when first asked for; NULL: no memory. */
 struct slc_cuda_attention *slc_cuda_attention_state(struct slc_cuda *c);
-/* The plan of a shape (compared as bytes), made when first asked for. Valid until the
- * next call. NULL: cuDNN cannot. */
+/* This shape (compared as bytes) is among those of which a plan is made next; making takes a
+ * tenth of a second, so the more at once, by as many threads, the better. */
+void slc_cuda_attention_plan_want(struct slc_cuda *c, const struct slc_sdpa_shape *shape);
+/* The plan of a shape; it and those wanted are made now where they are not yet. Valid until
+ * the next call. NULL: cuDNN cannot. */
 struct slc_sdpa_plan *slc_cuda_attention_plan(struct slc_cuda *c,
                                               const struct slc_sdpa_shape *shape);
 /* bf16 attention that runs many times slower than it could is not kept quiet: the first

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/cuda.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -221,6 +222,7 @@ struct slc_backend *slc_backend_cuda_create(int abi,
     c->base.calls = cuda_calls;
     c->base.row_align = SLC_CUDA_ROW_ALIGN;
     c->base.bf16_fast = true; /* from sm_80 on */
+    c->threads = opts->threads > 0 ? opts->threads : omp_get_max_threads();
     if (open_device(c, opts->device, e) != 0)
         goto err_free;
     c->plans = slc_cuda_plans_create();
