@@ -20,7 +20,7 @@ class Err(C.Structure):
 
 
 class Options(C.Structure):
-    _fields_ = [("threads", C.c_int), ("device", C.c_int)]
+    _fields_ = [("threads", C.c_int), ("device", C.c_int), ("attention_bytes", C.c_int64)]
 
 
 class Queue(C.Structure):
@@ -40,11 +40,19 @@ class Backend:
         create.restype = C.c_void_p
         e = Err()
         abi = C.c_int.in_dll(self.lib, "slc_cuda_abi").value
-        self.b = create(C.c_int(abi), C.byref(Options(0, 0)), C.byref(e))
+        self.b = create(C.c_int(abi), C.byref(Options(0, 0, 0)), C.byref(e))
         if not self.b:
             raise RuntimeError(e.text.decode())
         table = (C.c_void_p * (1 + len(CALLS))).from_address(self.b)
         self.calls = dict(zip(CALLS, table[1:]))
+        self.q = None
+        self.renew_queue()
+
+    def renew_queue(self):
+        """A queue that has no scratch of earlier calls."""
+        e = Err()
+        if self.q:
+            C.CFUNCTYPE(None, C.c_void_p)(self.calls["queue_destroy"])(self.q)
         queue = C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_void_p)(self.calls["queue_create"])
         self.q = queue(self.b, C.byref(e))
         if not self.q:

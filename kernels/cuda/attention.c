@@ -6,160 +6,32 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/cuda/attention_plans.h"
-#include "kernels/cuda/packing.h"
+#include "kernels/cuda/attention_job.h"
 
 /*
- * bf16 attention by cuDNN. Rows that are whole sequences have a plan of their own, without
- * masks of padding. Packed documents are cut by length into calls of plans with room for B
- * sequences of S tokens (packing.h); which of them are meant is read on the GPU. All plans
- * that a packing can need are made at set-up: for each S, every size B up to
- * slc_packing_most. Calls go to two streams in turn, so that one's end, where blocks run
- * out, is filled by another; nothing that two calls write is the same memory. What cuDNN has
- * no engine for runs on attention_plain.cu, and the first such shape is named on stderr.
+ * bf16 attention by cuDNN. Rows that are whole sequences have a plan of their own,
+ * without masks of padding. Packed documents are cut by length into calls of plans with
+ * room for B sequences of S tokens (packing.h); which of them are meant is read on the
+ * GPU. All plans that a packing can need are made at set-up: for each S, every size B
+ * up to slc_packing_most. Calls go to two streams in turn, so that one's end, where
+ * blocks run out, is filled by another; nothing that two calls write is the same
+ * memory. What cuDNN has no engine for runs on attention_plain.cu, and the first such
+ * shape is named on stderr.
  */
 
-/* The backward keeps dS, of as many calls at once as there are streams. */
-#define WORKSPACE_BYTES (2ll << 30)
-#define LANES 2
-#define SPARE_BYTES (64u << 20) /* what a plan may want beside dS */
-/* What a call costs beside its work, in blocks of 128 queries that find nothing to do:
- * launches, and multiprocessors without work while its longest document ends. Measured on an
- * H100; the forward is short, so its ends weigh more. */
-#define FORWARD_CALL 11000
-#define BACKWARD_CALL 2048
-
-/* Arguments that forward and backward share, and how the work is cut. */
-struct job {
-    struct slc_sdpa_shape shape; /* of the calls of a part */
-    struct slc_packing packing;
-    struct slc_packing_rule rule;
-    const struct slc_attention_backward_args *a;
-};
-
-/* What the plans of a job ask for. */
-struct need {
-    size_t workspace;
-    bool sum, full; /* SLC_SDPA_SUM, SLC_SDPA_DK_FULL and DV_FULL */
-};
-
-/* Whether cuDNN can be asked at all; the cut of the work is not made yet. */
-static bool job_of(struct job *j, const struct slc_cuda *c,
-                   const struct slc_attention_backward_args *a, bool backward)
-{
-    if (a->dtype != SLC_BF16 || a->D % 8 || a->D > 128 || c->arch < 90 ||
-        a->max_len <= 0 || a->T * a->NQ * a->D >= 1ll << 31)
-        return false;
-    memset(&j->shape, 0, sizeof(j->shape)); /* shapes are compared as bytes */
-    j->a = a;
-    j->shape.NQ = a->NQ;
-    j->shape.NK = a->NK;
-    j->shape.D = a->D;
-    j->shape.window = a->window;
-    j->shape.backward = backward;
-    j->rule = (struct slc_packing_rule){
-        .T = a->T,
-        .row = c->attention ? c->attention->whole : 0,
-        .heads = a->NQ,
-        .kv_heads = a->NK,
-        .workspace = backward ? WORKSPACE_BYTES / LANES : 0,
-        .call_blocks = backward ? BACKWARD_CALL : FORWARD_CALL,
-    };
-    return true;
-}
-
-static void cut(struct job *j)
-{
-    const struct slc_attention_backward_args *a = j->a;
-    const bool whole = a->n_seg * a->max_len == a->T && a->max_len % 128 == 0 &&
-                       (j->rule.row == 0 || a->max_len == j->rule.row);
-
-    j->shape.ragged = !whole;
-    if (whole)
-        slc_packing_rows(&j->packing, &j->rule, a->n_seg, a->max_len);
-    else
-        slc_packing_cut(&j->packing, &j->rule, a->seg_host, a->n_seg, a->max_len);
-}
-
-/* The job's shape, of calls of B sequences with room for S tokens. */
-static const struct slc_sdpa_shape *shape_for(struct job *j, int64_t B, int64_t S)
-{
-    struct slc_sdpa_shape *s = &j->shape;
-
-    s->B = B;
-    s->S = S;
-    s->kv_heads = slc_packing_kv_heads(&j->rule, B, S);
-    s->heads = s->NQ / s->NK * s->kv_heads;
-    return s;
-}
-
-/* The plan of these. NULL: none. */
-static struct slc_sdpa_plan *plan_for(struct slc_cuda *c, struct job *j, int64_t B,
-                                      int64_t S)
-{
-    return slc_cuda_attention_plan(c, shape_for(j, B, S));
-}
-
-static bool add_need(struct need *n, const struct slc_sdpa_plan *p)
-{
-    if (!p)
-        return false;
-    n->workspace = (size_t)slc_most((int64_t)n->workspace, p->workspace);
-    n->sum = n->sum || p->uses[SLC_SDPA_SUM];
-    n->full = n->full || p->uses[SLC_SDPA_DK_FULL];
-    return true;
-}
-
-/* Scratch of a job, one part after another. second: the workspace of the second stream; the
- * first one where there is no room for two, and then all calls are in one. */
-struct parts {
-    size_t length, off_q, off_k, off_stats, sum, dk, dv, workspace, second, end;
-};
-
-static size_t part(size_t *at, size_t bytes)
-{
-    const size_t here = *at;
-
-    *at = (here + bytes + 255) / 256 * 256;
-    return here;
-}
-
-static struct parts parts_of(const struct slc_attention_backward_args *a, int64_t slots,
-                             const struct need *n)
-{
-    const size_t list = (size_t)(slots + 1) * sizeof(int32_t);
-    const size_t rows = (size_t)(a->T * a->NQ), full = rows * (size_t)a->D * 2;
-    const size_t most = WORKSPACE_BYTES + SPARE_BYTES, both = LANES * (n->workspace + 255);
-    struct parts x;
-    size_t at = 0;
-
-    x.length = part(&at, list);
-    x.off_q = part(&at, list);
-    x.off_k = part(&at, list);
-    x.off_stats = part(&at, list);
-    x.sum = part(&at, n->sum ? rows * sizeof(float) : 0);
-    x.dk = part(&at, n->full ? full : 0);
-    x.dv = part(&at, n->full ? full : 0);
-    x.workspace = part(&at, n->workspace);
-    x.second = x.workspace;
-    if (both <= most)
-        x.second = part(&at, n->workspace);
-    /* what a larger need reserves is enough for a smaller one in two lanes */
-    x.end = both <= most ? at : (size_t)slc_most((int64_t)at, (int64_t)(x.workspace + most));
-    return x;
-}
-
-/* Pointers of the call for sequences from slot (whole rows: row) b0, kv heads from h0. */
-static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct job *j, char *scratch,
-                      const struct parts *x, int64_t b0, int64_t h0)
+/* Pointers of the call for sequences from slot (whole rows: row) b0, query heads from
+ * hq. */
+static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct slc_attention_job *j,
+                      char *scratch, const struct slc_attention_parts *x, int64_t b0,
+                      int64_t hq)
 {
     const struct slc_attention_backward_args *a = j->a;
     const struct slc_sdpa_shape *s = &j->shape;
-    const int64_t group = s->NQ / s->NK, hq = h0 * group;
+    const int64_t hk = hq / (s->NQ / s->NK);
     /* without offsets, sequences are reached by pointer */
     const int64_t t0 = s->ragged ? 0 : b0 * s->S;
     const size_t q = (size_t)((t0 * s->NQ + hq) * s->D) * 2;
-    const size_t k = (size_t)((t0 * s->NK + h0) * s->D) * 2;
+    const size_t k = (size_t)((t0 * s->NK + hk) * s->D) * 2;
     const size_t row = (size_t)(t0 * s->NQ + hq) * sizeof(float);
     const size_t b = (size_t)b0 * sizeof(int32_t);
 
@@ -171,8 +43,8 @@ static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct job *j, char *
     arrays[SLC_SDPA_STATS] = AT(a->lse, row);
     arrays[SLC_SDPA_D_O] = AT(a->d_o, q);
     arrays[SLC_SDPA_DQ] = AT(a->dq, q);
-    arrays[SLC_SDPA_DK] = AT(a->dk, k);
-    arrays[SLC_SDPA_DV] = AT(a->dv, k);
+    arrays[SLC_SDPA_DK] = s->split ? scratch + x->dk + q : AT(a->dk, k);
+    arrays[SLC_SDPA_DV] = s->split ? scratch + x->dv + q : AT(a->dv, k);
     arrays[SLC_SDPA_LENGTHS] = scratch + x->length + b;
     arrays[SLC_SDPA_OFFSETS_Q] = scratch + x->off_q + b;
     arrays[SLC_SDPA_OFFSETS_K] = scratch + x->off_k + b;
@@ -185,15 +57,15 @@ static void arrays_of(void *arrays[SLC_SDPA_ARRAYS], const struct job *j, char *
 
 /* Where the calls of a job run, in turn. */
 struct lanes {
-    cudaStream_t stream[LANES];
-    char *workspace[LANES];
+    cudaStream_t stream[SLC_ATTENTION_LANES];
+    char *workspace[SLC_ATTENTION_LANES];
     int n, next;
 };
 
 /* All calls of a part. */
-static cudnnStatus_t run_part(struct slc_cuda *c, struct job *j,
+static cudnnStatus_t run_part(struct slc_cuda *c, struct slc_attention_job *j,
                               const struct slc_packing_part *part, char *scratch,
-                              const struct parts *x, struct lanes *l)
+                              const struct slc_attention_parts *x, struct lanes *l)
 {
     float scale = j->a->scale, inf = -INFINITY, one = 1, window = (float)j->a->window;
     void *arrays[SLC_SDPA_ARRAYS] = {
@@ -202,29 +74,60 @@ static cudnnStatus_t run_part(struct slc_cuda *c, struct job *j,
         [SLC_SDPA_ONE] = &one,
         [SLC_SDPA_WINDOW] = &window,
     };
-    const struct slc_sdpa_plan *p = plan_for(c, j, part->B, part->S);
+    const struct slc_sdpa_plan *p =
+        slc_cuda_attention_plan(c, slc_attention_shape(j, part->B, part->S));
     cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
 
     for (int64_t i = 0; i < part->calls; i++)
-        for (int64_t h = 0; h < j->a->NK; h += j->shape.kv_heads) {
-            const int64_t b = j->shape.ragged ? part->slot + i * part->stride : i * part->B;
+        for (int64_t h = 0; h < j->shape.NQ; h += j->shape.heads) {
+            const int64_t b =
+                j->shape.ragged ? part->slot + i * part->stride : i * part->B;
             const int lane = l->next++ % l->n;
 
             arrays_of(arrays, j, scratch, x, b, h);
             if (s == CUDNN_STATUS_SUCCESS)
                 s = cudnnSetStream(c->attention->handle, l->stream[lane]);
             if (s == CUDNN_STATUS_SUCCESS)
-                s = slc_sdpa_plan_run(p, c->attention->handle, arrays, l->workspace[lane]);
+                s = slc_sdpa_plan_run(p, c->attention->handle, arrays,
+                                      l->workspace[lane]);
         }
     return s;
 }
 
-static bool is_one_call(const struct job *j)
+static bool is_one_call(const struct slc_attention_job *j)
 {
     const struct slc_packing_part *p = &j->packing.part[0];
 
     return j->packing.n == 1 && p->calls == 1 &&
-           slc_packing_kv_heads(&j->rule, p->B, p->S) == j->a->NK;
+           slc_packing_heads(&j->rule, p->B, p->S) == j->a->NQ;
+}
+
+/* dK and dV of the parts that computed one head at a time. */
+static void sum_parts(struct slc_queue *q, struct slc_attention_job *j, char *scratch,
+                      const struct slc_attention_parts *x)
+{
+    const struct slc_attention_backward_args *a = j->a;
+
+    for (int i = 0; i < j->packing.n; i++) {
+        const struct slc_packing_part *p = &j->packing.part[i];
+        const bool ragged = j->shape.ragged;
+        const size_t at = (size_t)p->slot * sizeof(int32_t);
+        const struct slc_cuda_groups g = {
+            .dk = a->dk,
+            .dv = a->dv,
+            .all_dk = scratch + x->dk,
+            .all_dv = scratch + x->dv,
+            .length = ragged ? (const int32_t *)(scratch + x->length + at) : NULL,
+            .off_k = ragged ? (const int32_t *)(scratch + x->off_k + at) : NULL,
+            .slots = ragged ? p->calls * p->stride : 1,
+            .most = ragged ? p->S : a->T,
+            .NQ = a->NQ,
+            .NK = a->NK,
+            .D = a->D};
+
+        if (slc_attention_shape(j, p->B, p->S)->split)
+            slc_cuda_sum_groups(q, &g);
+    }
 }
 
 /* What comes in `stream` waits for what is in `before` now. */
@@ -235,15 +138,16 @@ static cudaError_t after(cudaStream_t stream, cudaEvent_t event, cudaStream_t be
     return err == cudaSuccess ? cudaStreamWaitEvent(stream, event, 0) : err;
 }
 
-static void run_parts(struct slc_queue *q, struct job *j, char *scratch,
-                      const struct parts *x)
+static void run_parts(struct slc_queue *q, struct slc_attention_job *j, char *scratch,
+                      const struct slc_attention_parts *x)
 {
     struct slc_cuda *c = slc_cuda_queue_of(q)->cuda;
     struct slc_cuda_attention *state = c->attention;
     cudaStream_t own = slc_cuda_queue_of(q)->stream;
-    struct lanes l = {.stream = {own, state->side},
-                      .workspace = {scratch + x->workspace, scratch + x->second},
-                      .n = x->second == x->workspace || is_one_call(j) ? 1 : LANES};
+    struct lanes l = {
+        .stream = {own, state->side},
+        .workspace = {scratch + x->workspace, scratch + x->second},
+        .n = x->second == x->workspace || is_one_call(j) ? 1 : SLC_ATTENTION_LANES};
     cudnnStatus_t s = CUDNN_STATUS_SUCCESS;
     cudaError_t err = cudaSuccess;
 
@@ -253,6 +157,7 @@ static void run_parts(struct slc_queue *q, struct job *j, char *scratch,
         s = run_part(c, j, &j->packing.part[i], scratch, x, &l);
     if (l.n > 1 && err == cudaSuccess)
         err = after(own, state->join, state->side);
+    sum_parts(q, j, scratch, x);
     if (s != CUDNN_STATUS_SUCCESS)
         slc_cuda_fail_text(q, SLC_EXIT_BUG, cudnnGetErrorString(s));
     slc_cuda_fail(q, err, "attention");
@@ -263,16 +168,24 @@ static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a
                 bool backward)
 {
     struct slc_cuda *c = slc_cuda_queue_of(q)->cuda;
-    struct need need = {0};
-    struct job j;
+    struct slc_err e = SLC_ERR_INIT;
+    struct slc_attention_need need = {0};
+    struct slc_attention_job j;
 
-    if (!job_of(&j, c, a, backward))
+    if (!slc_attention_job_init(&j, c, a, backward))
         return false;
-    cut(&j);
+    slc_attention_cut(&j);
+    if (backward && j.packing.n > 0 &&
+        slc_attention_check_room(c, j.packing.part[0].S, &e) != 0) {
+        slc_cuda_fail_text(q, e.code, e.text);
+        return true;
+    }
     for (int i = 0; i < j.packing.n; i++)
-        if (!add_need(&need, plan_for(c, &j, j.packing.part[i].B, j.packing.part[i].S)))
+        if (!slc_attention_add_need(&need, c, &j, j.packing.part[i].B,
+                                    j.packing.part[i].S))
             return false;
-    const struct parts x = parts_of(a, j.packing.slots, &need);
+    const struct slc_attention_parts x =
+        slc_attention_scratch(c, a, j.packing.slots, &need);
     char *scratch = slc_cuda_scratch(q, x.end);
     if (!scratch)
         return true;
@@ -287,20 +200,22 @@ static bool run(struct slc_queue *q, const struct slc_attention_backward_args *a
     return true;
 }
 
-/* What all plans ask for that packings of rows of max_len tokens can need. need NULL: they are
- * wanted first, so that they are made together. */
-static void all_plans(struct slc_cuda *c, struct job *j, int64_t max_len, struct need *need)
+/* What all plans ask for that packings of rows of max_len tokens can need. need NULL:
+ * they are wanted first, so that they are made together. */
+static void all_plans(struct slc_cuda *c, struct slc_attention_job *j, int64_t max_len,
+                      struct slc_attention_need *need)
 {
     int64_t S = 0;
 
     do {
         S = slc_packing_room(&j->rule, S + 1);
-        for (int64_t B = slc_packing_size(&j->rule, 1, S); B <= slc_packing_most(&j->rule, S);
+        for (int64_t B = slc_packing_size(&j->rule, 1, S);
+             B <= slc_packing_most(&j->rule, S);
              B = slc_packing_size(&j->rule, B + 1, S))
             if (need)
-                add_need(need, plan_for(c, j, B, S));
+                slc_attention_add_need(need, c, j, B, S);
             else
-                slc_cuda_attention_plan_want(c, shape_for(j, B, S));
+                slc_cuda_attention_plan_want(c, slc_attention_shape(j, B, S));
     } while (S < max_len);
 }
 
@@ -310,40 +225,51 @@ static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_ar
 {
     const int64_t rows = a->max_len > 0 ? a->T / a->max_len : 0;
     struct slc_attention_backward_args one = *a; /* whole rows */
-    struct need need = {0};
-    struct job j;
+    struct slc_attention_need need = {0};
+    struct slc_attention_job j;
 
     if (a->dtype != SLC_BF16 || rows == 0 || rows * a->max_len != a->T ||
         !slc_cuda_attention_state(c))
         return 0;
     c->attention->whole = slc_most(c->attention->whole, a->max_len);
     one.n_seg = rows;
-    if (!job_of(&j, c, &one, backward)) {
+    if (!slc_attention_job_init(&j, c, &one, backward)) {
         slc_cuda_attention_say_plain(
             c, a->max_len, a->D,
             "cuDNN's takes heads of at most 128 in steps of 8, on Hopper");
         return 0;
     }
-    cut(&j);
+    slc_attention_cut(&j);
     const bool whole = !j.shape.ragged;
     j.shape.ragged = true;
     all_plans(c, &j, a->max_len, NULL);
     j.shape.ragged = !whole;
     if (whole)
-        add_need(&need, plan_for(c, &j, j.packing.part[0].B, a->max_len));
+        slc_attention_add_need(&need, c, &j, j.packing.part[0].B, a->max_len);
     j.shape.ragged = true;
     all_plans(c, &j, a->max_len, &need);
-    return parts_of(a, 8 * a->T, &need).end;
+    return slc_attention_scratch(c, a, 8 * a->T, &need).end;
 }
 
 static struct slc_attention_backward_args
 as_backward(const struct slc_attention_forward_args *f)
 {
-    return (struct slc_attention_backward_args){
-        .o = f->o, .lse = f->lse, .q = f->q, .k = f->k, .v = f->v, .seg = f->seg,
-        .seg_host = f->seg_host, .T = f->T, .NQ = f->NQ, .NK = f->NK, .D = f->D,
-        .n_seg = f->n_seg, .max_len = f->max_len, .window = f->window,
-        .scale = f->scale, .dtype = f->dtype};
+    return (struct slc_attention_backward_args){.o = f->o,
+                                                .lse = f->lse,
+                                                .q = f->q,
+                                                .k = f->k,
+                                                .v = f->v,
+                                                .seg = f->seg,
+                                                .seg_host = f->seg_host,
+                                                .T = f->T,
+                                                .NQ = f->NQ,
+                                                .NK = f->NK,
+                                                .D = f->D,
+                                                .n_seg = f->n_seg,
+                                                .max_len = f->max_len,
+                                                .window = f->window,
+                                                .scale = f->scale,
+                                                .dtype = f->dtype};
 }
 
 size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,
@@ -377,6 +303,16 @@ void slc_cuda_attention_backward(struct slc_queue *q,
 }
 
 #else
+
+int slc_cuda_attention_check(const struct slc_cuda *c,
+                             const struct slc_attention_backward_args *a,
+                             struct slc_err *e)
+{
+    (void)c;
+    (void)a;
+    (void)e;
+    return 0;
+}
 
 size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,
                                           const struct slc_attention_forward_args *a)

@@ -78,10 +78,13 @@ static int prepare(struct slc_backend *b, enum slc_op op, const void *args,
                    struct slc_err *e)
 {
     struct slc_cuda *c = (struct slc_cuda *)b;
-    const size_t need = slc_cuda_scratch_of(c, op, args);
+    size_t need;
 
+    if (op == SLC_OP_attention_backward && slc_cuda_attention_check(c, args, e) != 0)
+        return -1;
     if (op == SLC_OP_matmul && slc_cuda_matmul_prepare(c, args, e) != 0)
         return -1;
+    need = slc_cuda_scratch_of(c, op, args);
     if (need <= c->scratch_need)
         return 0;
     c->scratch_need = need;
@@ -222,6 +225,7 @@ struct slc_backend *slc_backend_cuda_create(int abi,
     c->base.calls = cuda_calls;
     c->base.row_align = SLC_CUDA_ROW_ALIGN;
     c->base.bf16_fast = true; /* from sm_80 on */
+    c->attention_bytes = opts->attention_bytes > 0 ? opts->attention_bytes : 2ll << 30;
     c->threads = opts->threads > 0 ? opts->threads : omp_get_max_threads();
     if (open_device(c, opts->device, e) != 0)
         goto err_free;

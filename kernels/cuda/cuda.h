@@ -34,6 +34,7 @@ struct slc_cuda {
     int threads;     /* of the host that this rank may use */
     int arch;        /* 80, 90: whose kernels are taken */
     size_t smem_max; /* most dynamic shared memory of a block */
+    int64_t attention_bytes; /* most that dS of attention's backward takes */
     cublasLtHandle_t lt;
     struct slc_cuda_plans *plans; /* dense products seen so far */
     struct slc_cuda_attention *attention;
@@ -145,6 +146,22 @@ struct slc_cuda_sequences {
 void slc_cuda_sequences(struct slc_queue *q, const struct slc_cuda_sequences *to,
                         const struct slc_packing *p, const int32_t *seg, int64_t n_seg,
                         int64_t NQ, int64_t NK, int64_t D);
+/*
+ * Gradients of keys and values, bf16 [T, NK, D], from those of each query head, [T, NQ, D]
+ * (attention_sum.cu): of the sequences in `slots` lists of at most `most` tokens, or of the
+ * first `most` tokens where length is NULL. D is a multiple of 8.
+ */
+struct slc_cuda_groups {
+    void *dk, *dv;
+    const void *all_dk, *all_dv;
+    const int32_t *length, *off_k;
+    int64_t slots, most, NQ, NK, D;
+};
+void slc_cuda_sum_groups(struct slc_queue *q, const struct slc_cuda_groups *a);
+/* -1 with e: rows of max_len tokens keep more of dS for one head than this backend may. */
+int slc_cuda_attention_check(const struct slc_cuda *c,
+                             const struct slc_attention_backward_args *a,
+                             struct slc_err *e);
 void slc_cuda_attention_destroy(struct slc_cuda_attention *a);
 /* All plans of rows of max_len tokens, whole or packed, of one pass; their scratch. */
 size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,

@@ -40,20 +40,15 @@ int64_t slc_packing_room(const struct slc_packing_rule *k, int64_t length)
     return k->row >= length && s > k->row ? (k->row + 127) / 128 * 128 : s;
 }
 
-static int64_t bytes_of(const struct slc_packing_rule *k, int64_t B, int64_t kv_heads,
-                        int64_t S)
+static bool fits(const struct slc_packing_rule *k, int64_t B, int64_t heads, int64_t S)
 {
-    return k->workspace ? 2 * B * (k->heads / k->kv_heads * kv_heads) * S * S : 0;
+    return k->workspace == 0 || 2 * B * heads * S * S <= k->workspace;
 }
 
-/* B halved until dS fits with as few key heads as a call can have. */
+/* B halved until dS fits for one group of heads. */
 static int64_t fitting(const struct slc_packing_rule *k, int64_t B, int64_t S)
 {
-    int64_t n = k->kv_heads;
-
-    while (n % 2 == 0)
-        n /= 2;
-    while (B % 2 == 0 && bytes_of(k, B, n, S) > k->workspace)
+    while (B % 2 == 0 && !fits(k, B, k->heads / k->kv_heads, S))
         B /= 2;
     return B;
 }
@@ -72,20 +67,17 @@ int64_t slc_packing_size(const struct slc_packing_rule *k, int64_t n, int64_t S)
     return rounded(k, n < least ? least : n);
 }
 
-int64_t slc_packing_kv_heads(const struct slc_packing_rule *k, int64_t B, int64_t S)
+int64_t slc_packing_heads(const struct slc_packing_rule *k, int64_t B, int64_t S)
 {
-    int64_t n = k->kv_heads;
-
-    while (n % 2 == 0 && bytes_of(k, B, n, S) > k->workspace)
-        n /= 2;
-    return n;
+    for (int64_t parts = 1; parts <= k->kv_heads; parts++)
+        if (k->kv_heads % parts == 0 && fits(k, B, k->heads / parts, S))
+            return k->heads / parts;
+    return 1;
 }
 
 static double call_cost(const struct slc_packing_rule *k, int64_t B, int64_t S)
 {
-    const int64_t kv_heads = slc_packing_kv_heads(k, B, S);
-
-    return (double)k->call_blocks * (double)(k->kv_heads / kv_heads) +
+    return (double)k->call_blocks * (double)(k->heads / slc_packing_heads(k, B, S)) +
            (double)(B * k->heads * (S / 128));
 }
 

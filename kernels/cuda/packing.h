@@ -43,8 +43,9 @@ int64_t slc_packing_room(const struct slc_packing_rule *k, int64_t length);
 int64_t slc_packing_size(const struct slc_packing_rule *k, int64_t n, int64_t S);
 /* Largest B of a call with room for S tokens. */
 int64_t slc_packing_most(const struct slc_packing_rule *k, int64_t S);
-/* Key heads that one call computes: halved until dS fits, or until they are odd. */
-int64_t slc_packing_kv_heads(const struct slc_packing_rule *k, int64_t B, int64_t S);
+/* Query heads that one call computes: the most whole groups, of those that share a key head, for
+ * which dS fits; or one head, where none fits. */
+int64_t slc_packing_heads(const struct slc_packing_rule *k, int64_t B, int64_t S);
 /*
  * Cut the documents of seg (host, n_seg + 1 bounds) so that the estimate of what calls and
  * idle blocks cost is least; empty documents are in no part. seg NULL: one room, for the

@@ -14,11 +14,12 @@
  * among NQ and NK (a group of heads is a shifted pointer). ragged: sequences lie one
  * after another, their lengths and offsets (elements, int32, B + 1) are arrays on the
  * GPU; else every sequence has S tokens. Statistics are [T, NQ] fp32. The backward is
- * deterministic: it keeps dS in its workspace, 2 * B * heads * S^2 bytes.
+ * deterministic: it keeps dS in its workspace, 2 * B * heads * S^2 bytes. split: one head of
+ * a group, whose part of dK and dV goes to [T, NQ, D].
  */
 struct slc_sdpa_shape {
     int64_t B, S, NQ, NK, heads, kv_heads, D, window;
-    int backward, ragged;
+    int backward, ragged, split;
 };
 
 /* Names of the arrays of a plan. */

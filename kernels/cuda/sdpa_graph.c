@@ -298,7 +298,7 @@ static struct tensor turned(struct graph *g, struct tensor x)
 static void key_grad(struct graph *g, int out, int full, struct tensor xt, struct tensor y)
 {
     const struct slc_sdpa_shape *s = g->s;
-    struct tensor d = heads(g, out, true, false);
+    struct tensor d = heads(g, out, !s->split, false);
 
     if (s->heads == s->kv_heads) {
         product(g, d, xt, y, "mk");

@@ -29,6 +29,9 @@ struct slc_event;
 struct slc_backend_options {
     int threads; /* CPU threads of this rank; 0: what the process may use */
     int device;  /* GPU index, -1: choose by local rank */
+    /* On a GPU, the most memory that scores take which the deterministic backward of attention
+     * keeps; 0: 2 GiB. What takes more for one head is refused. */
+    int64_t attention_bytes;
 };
 
 /* What kind of memory; WINDOW-like host memory belongs to comm, not here. */
@@ -238,7 +241,9 @@ struct slc_backend *slc_backend_strict_create(const struct slc_backend_options *
 /* Entry point of the CUDA module, found by dlsym. */
 #define SLC_CUDA_MODULE_SYMBOL "slc_backend_cuda_create"
 /* Differs between builds whose tables differ: a module of another build is refused. */
-#define SLC_BACKEND_ABI ((int)(100 * sizeof(struct slc_backend) + SLC_OP_COUNT))
+#define SLC_BACKEND_ABI                                                                \
+    ((int)(100 * (sizeof(struct slc_backend) + sizeof(struct slc_backend_options)) +   \
+           SLC_OP_COUNT))
 typedef struct slc_backend *slc_backend_cuda_create_f(int abi,
                                                       const struct slc_backend_options *opts,
                                                       struct slc_err *e);

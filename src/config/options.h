@@ -30,6 +30,7 @@ struct slc_options {
         char *dir;             /* run folder: metrics, checkpoints, reason.json */
         char *device;          /* cpu, ref, cuda (strict: tests) */
         int64_t threads;       /* CPU threads a rank; 0: what Slurm granted */
+        int64_t attention_mib; /* GPU memory for the scores that attention's backward keeps */
         char *dtype;           /* fp32 (bf16 when the backend has it) */
     } run;
     struct {

@@ -51,6 +51,10 @@ const struct slc_option slc_option_table[] = {
            "slow, for tests."),
     NUMBER(run, threads, "0", 0, 4096,
            "CPU threads of a rank. 0: as many as Slurm granted to the task."),
+    NUMBER(run, attention_mib, "2048", 1, 1e6,
+           "GPU memory in MiB for scores that the deterministic backward of bf16 attention "
+           "keeps: 2 S^2 bytes a head of a row of S tokens; less memory, fewer heads at once. "
+           "What takes more for one head is refused."),
     CHOICE(run, dtype, "fp32", "fp32|bf16|auto",
            "Type of weights and activations in the computation. Master weights and moments "
            "are fp32 unless optim.states says otherwise. auto: bf16 where the CPUs or GPUs of "

@@ -90,6 +90,7 @@ static int open_backend(struct slc_job *j, struct slc_err *e)
         .threads = j->o->run.threads > 0 ? (int)j->o->run.threads
                                          : slc_world_threads(j->world),
         .device = -1,
+        .attention_bytes = j->o->run.attention_mib << 20,
     };
 
     j->backend = slc_backend_open(j->o->run.device, &bo, e);

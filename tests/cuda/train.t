@@ -4,7 +4,7 @@
 # Training on one GPU: as on the CPU, to the same bits again and after a resume, through
 # checkpoints of either; a step allocates nothing and the host reads two values.
 . "${top_srcdir:-.}/tests/cuda/functions.sh"
-echo 1..13
+echo 1..14
 
 one="parallel.ep=1"
 # --- fp32 against the CPU
@@ -47,3 +47,12 @@ gpu 1 count $one moe.aux_scope=micro moe.aux_coef=0.01 moe.z_coef=0.001 && count
 result "a step of four micro-batches, and of one, reads twice and allocates nothing"
 gpu 1 count4 $one && ! counted count4 2 >/dev/null && counted count4 5
 result "losses by document are read with each micro-batch, which the count shows"
+
+# --- memory of attention
+sed 's/"head_dim": 12/"head_dim": 16/; s/"max_position_embeddings": 256/"max_position_embeddings": 1024/' \
+    "$here/tiny.json" >wide.json
+gpu 1 refused $one model.config=wide.json run.dtype=bf16 data.sequence=1024 run.attention_mib=1
+[ $? -eq 78 ] && grep -q 'run.attention_mib allows 1;' log &&
+    gpu 1 split $one model.config=wide.json run.dtype=bf16 data.sequence=512 run.attention_mib=1 &&
+    gpu 1 all $one model.config=wide.json run.dtype=bf16 data.sequence=512 && agree split all 5e-3
+result "attention in little memory: a head at a time as all at once; less is refused"

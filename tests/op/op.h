@@ -17,6 +17,7 @@
  * compares: within the tolerance of each output with ref, bit for bit between two runs,
  * between 1 and 2 threads, and between ref and strict. With SLC_OP_BACKEND=cuda in the
  * environment that backend stands in for cpu: compared with ref, and with itself.
+ * SLC_TEST_ATTENTION_MIB: memory that attention's backward may keep scores in on a GPU.
  */
 struct op_dev {
     struct slc_backend *b;

@@ -36,7 +36,7 @@ static void parts_are_sound(const struct slc_packing *p, const struct slc_packin
 
     for (int i = 0; i < p->n; i++) {
         const struct slc_packing_part *x = &p->part[i];
-        const int64_t heads = k->heads / k->kv_heads * slc_packing_kv_heads(k, x->B, x->S);
+        const int64_t heads = slc_packing_heads(k, x->B, x->S), group = k->heads / k->kv_heads;
 
         cr_assert(x->B == slc_packing_size(k, x->B, x->S) &&
                   x->B <= slc_packing_most(k, x->S));
@@ -45,7 +45,8 @@ static void parts_are_sound(const struct slc_packing *p, const struct slc_packin
         cr_assert(x->stride > x->B && x->stride % 4 == 0);
         cr_assert_eq(x->slot, slot);
         cr_assert(i == 0 || x->S <= x[-1].S);
-        cr_assert(!k->workspace || (x->B == 1 && heads == k->heads / k->kv_heads) ||
+        cr_assert(heads == 1 || (heads % group == 0 && k->heads % heads == 0));
+        cr_assert(!k->workspace || (x->B == 1 && heads == 1) ||
                   2 * x->B * heads * x->S * x->S <= k->workspace);
         slot += x->calls * x->stride;
     }
@@ -151,6 +152,21 @@ Test(packing, short_documents_have_less_room)
     cr_assert(p.part[0].S == 4096 && p.part[0].B == 8 && p.part[0].calls == 8);
     slc_packing_rows(&p, &k, 4, 4096);
     cr_assert(p.n == 1 && p.part[0].S == 4096 && p.part[0].B == 4);
+}
+
+/* Whole groups of heads as long as one fits, then a head at a time. */
+Test(packing, long_rows_have_fewer_heads_in_a_call)
+{
+    static const struct slc_packing_rule k = {32768, 32768, 32, 4, WORKSPACE / 2, 2048};
+    static const struct slc_packing_rule six = {32768, 32768, 12, 6, WORKSPACE / 2, 2048};
+
+    cr_assert_eq(slc_packing_heads(&k, 1, 4096), 32);
+    cr_assert_eq(slc_packing_heads(&k, 2, 4096), 16);
+    cr_assert_eq(slc_packing_heads(&k, 1, 8192), 8);
+    cr_assert_eq(slc_packing_heads(&k, 1, 16384), 1);
+    cr_assert_eq(slc_packing_most(&k, 16384), 1);
+    cr_assert_eq(slc_packing_heads(&six, 2, 8192), 4);
+    cr_assert_eq(slc_packing_heads(&six, 1, 16384), 2);
 }
 
 /* Without dS one call does, with room between powers of two for both. */
