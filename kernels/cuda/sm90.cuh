@@ -59,33 +59,25 @@ __device__ __forceinline__ void slc_bar_arrive_release(uint32_t bar, int cta)
                  "r"(cta)
                  : "memory");
 }
+#define SLC_TRY_WAIT(order)                                                              \
+    "{\n"                                                                                \
+    ".reg .pred done;\n"                                                                 \
+    "again:\n"                                                                           \
+    "mbarrier.try_wait.parity" order ".shared::cta.b64 done, [%0], %1;\n"                \
+    "@done bra leave;\n"                                                                 \
+    "bra again;\n"                                                                       \
+    "leave:\n"                                                                           \
+    "}"
 __device__ __forceinline__ void slc_bar_wait(uint32_t bar, uint32_t parity)
 {
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra leave;\n"
-                 "bra again;\n"
-                 "leave:\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
+    asm volatile(SLC_TRY_WAIT("") ::"r"(bar), "r"(parity) : "memory");
 }
 /* The same for what another block of the cluster wrote or has read. */
 __device__ __forceinline__ void slc_bar_wait_cluster(uint32_t bar, uint32_t parity)
 {
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra leave;\n"
-                 "bra again;\n"
-                 "leave:\n"
-                 "}" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
+    asm volatile(SLC_TRY_WAIT(".acquire.cluster") ::"r"(bar), "r"(parity) : "memory");
 }
+#undef SLC_TRY_WAIT
 __device__ __forceinline__ void slc_cluster_sync(void)
 {
     asm volatile("barrier.cluster.arrive.release;\n"
