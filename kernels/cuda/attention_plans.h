@@ -5,7 +5,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/sdpa.h"
 
-#define SLC_CUDA_MAKERS 16 /* most threads that make plans */
+#define SLC_CUDA_MAKERS 8 /* most threads that make plans: each has a handle */
 
 /* cuDNN's plans for attention that this process has asked for, by shape. */
 struct slc_cuda_attention {
