@@ -254,22 +254,11 @@ static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_ar
 static struct slc_attention_backward_args
 as_backward(const struct slc_attention_forward_args *f)
 {
-    return (struct slc_attention_backward_args){.o = f->o,
-                                                .lse = f->lse,
-                                                .q = f->q,
-                                                .k = f->k,
-                                                .v = f->v,
-                                                .seg = f->seg,
-                                                .seg_host = f->seg_host,
-                                                .T = f->T,
-                                                .NQ = f->NQ,
-                                                .NK = f->NK,
-                                                .D = f->D,
-                                                .n_seg = f->n_seg,
-                                                .max_len = f->max_len,
-                                                .window = f->window,
-                                                .scale = f->scale,
-                                                .dtype = f->dtype};
+    return (struct slc_attention_backward_args){
+        .o = f->o, .lse = f->lse, .q = f->q, .k = f->k, .v = f->v, .seg = f->seg,
+        .seg_host = f->seg_host, .T = f->T, .NQ = f->NQ, .NK = f->NK, .D = f->D,
+        .n_seg = f->n_seg, .max_len = f->max_len, .window = f->window,
+        .scale = f->scale, .dtype = f->dtype};
 }
 
 size_t slc_cuda_attention_prepare_forward(struct slc_cuda *c,
