@@ -45,12 +45,15 @@ static bool fits(const struct slc_packing_rule *k, int64_t B, int64_t heads, int
     return k->workspace == 0 || 2 * B * heads * S * S <= k->workspace;
 }
 
-/* B halved until dS fits for one group of heads. */
+/* The largest part of B sequences, in equal parts, for which dS of one group of heads fits; 1
+ * where none does. */
 static int64_t fitting(const struct slc_packing_rule *k, int64_t B, int64_t S)
 {
-    while (B % 2 == 0 && !fits(k, B, k->heads / k->kv_heads, S))
-        B /= 2;
-    return B;
+    int64_t parts = 1;
+
+    while (parts < B && (B % parts || !fits(k, B / parts, k->heads / k->kv_heads, S)))
+        parts++;
+    return B / parts;
 }
 
 int64_t slc_packing_most(const struct slc_packing_rule *k, int64_t S)

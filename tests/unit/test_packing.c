@@ -169,6 +169,22 @@ Test(packing, long_rows_have_fewer_heads_in_a_call)
     cr_assert_eq(slc_packing_heads(&six, 1, 16384), 2);
 }
 
+/* Rows that are whole sequences go in equal calls, of odd numbers too. */
+Test(packing, whole_rows_fit)
+{
+    for (int64_t n = 1; n <= 12; n++)
+        for (int64_t S = 1024; S <= 16384; S *= 2) {
+            const struct slc_packing_rule k = {n * S, S, 32, 4, WORKSPACE / 2, 2048};
+            struct slc_packing p;
+
+            slc_packing_rows(&p, &k, n, S);
+            const struct slc_packing_part *x = &p.part[0];
+            cr_assert(p.n == 1 && x->B * x->calls == n && x->count == n && x->S == S);
+            cr_assert(2 * x->B * slc_packing_heads(&k, x->B, S) * S * S <= k.workspace,
+                      "%d rows of %d", (int)n, (int)S);
+        }
+}
+
 /* Without dS one call does, with room between powers of two for both. */
 Test(packing, the_forward_makes_few_calls)
 {
