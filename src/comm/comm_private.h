@@ -168,6 +168,15 @@ int slc_windows_progress(struct slc_world *w, struct slc_err *e);
 /* Register the handlers of windows whose lane has no put. */
 int slc_windows_open(struct slc_world *w, struct slc_err *e);
 
+/* --- world_start.c ----------------------------------------------------------------- */
+
+/* The name of this node; of a rank before it has a world. */
+void slc_node_name(char name[SLC_NAME_MAX]);
+/* Peers, groups and heartbeat of a world that knows its rank and size; -1 with e, the same on
+ * all ranks. */
+int slc_world_start(struct slc_world *w, const struct slc_world_options *o,
+                    struct slc_err *e);
+
 /* --- bind.c ------------------------------------------------------------------------ */
 
 /* Bind this process to its share of the machine's granted cores, unless Slurm bound it or
