@@ -44,11 +44,11 @@ def ints(values):
     return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
 
-def run(op, **fields):
+def run(op, on=B, **fields):
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    B.run(op, **fields)
-    B.sync()
+    on.run(op, **fields)
+    on.sync()
     done.add(op)
 
 
@@ -281,12 +281,18 @@ def many_documents(T):
 
 def attention(s, dt):
     T, D = s["rows"] * s["S"], s["D"]
-    for NQ, NK, lens, window, name in (
-            (s["heads"], s["heads"], [s["S"]] * s["rows"], 0, "whole rows"),
-            (s["heads"], s["kv_heads"], [s["S"]] * s["rows"], 0, "grouped heads"),
-            (s["heads"], s["kv_heads"], documents(T), 0, "packed"),
-            (s["heads"], s["heads"], many_documents(T), 0, "many documents"),
-            (s["heads"], s["kv_heads"], [s["S"]] * s["rows"], s["S"] // 3, "window")):
+    rows, packed = [s["S"]] * s["rows"], documents(T)
+    # scores of one head of the longest fit in either of the two streams, no group of heads
+    room = 1 << (max(rows + packed) - 1).bit_length()
+    little = module.open_backend(4 * room * room) if dt is BF else B
+    for NQ, NK, lens, window, name, on in (
+            (s["heads"], s["heads"], rows, 0, "whole rows", B),
+            (s["heads"], s["kv_heads"], rows, 0, "grouped heads", B),
+            (s["heads"], s["kv_heads"], rows, 0, "grouped heads, one at a time", little),
+            (s["heads"], s["kv_heads"], packed, 0, "packed", B),
+            (s["heads"], s["kv_heads"], packed, 0, "packed, one head at a time", little),
+            (s["heads"], s["heads"], many_documents(T), 0, "many documents", B),
+            (s["heads"], s["kv_heads"], rows, s["S"] // 3, "window", B)):
         q, k, v, do = (normal(T, n, D, dt=dt) for n in (NQ, NK, NK, NQ))
         o, dq, dk, dv = (empty(*x.shape, dt=dt) for x in (q, q, k, v))
         lse, seg = empty(T, NQ, dt=F32), ints([0] + lens).cumsum(0).int()
@@ -294,8 +300,8 @@ def attention(s, dt):
         args = dict(q=q, k=k, v=v, o=o, lse=lse, seg=seg, seg_host=bounds, T=T, NQ=NQ,
                     NK=NK, D=D, n_seg=len(lens), max_len=max(lens), window=window,
                     scale=D**-0.5, dtype=NUMBER[dt])
-        run("attention_forward", **args)
-        run("attention_backward", dq=dq, dk=dk, dv=dv, d_o=do, **args)
+        run("attention_forward", on=on, **args)
+        run("attention_backward", on=on, dq=dq, dk=dk, dv=dv, d_o=do, **args)
 
         def each(q, k, v):
             out, at = [], 0

@@ -33,14 +33,14 @@ class Backend:
 
     prefix, row_align = "slc_cuda_", 128
 
-    def __init__(self, module, ops_h):
+    def __init__(self, module, ops_h, attention_bytes):
         self.lib = C.CDLL(module)
         self.read(ops_h)
         create = self.lib.slc_backend_cuda_create
         create.restype = C.c_void_p
         e = Err()
         abi = C.c_int.in_dll(self.lib, "slc_cuda_abi").value
-        self.b = create(C.c_int(abi), C.byref(Options(0, 0, 0)), C.byref(e))
+        self.b = create(C.c_int(abi), C.byref(Options(0, 0, attention_bytes)), C.byref(e))
         if not self.b:
             raise RuntimeError(e.text.decode())
         table = (C.c_void_p * (1 + len(CALLS))).from_address(self.b)
@@ -135,12 +135,13 @@ def Rows(data, stride, ids, scalars, meta_stride, first, count):
                                     meta_stride=meta_stride, first=first, count=count)
 
 
-def open_backend():
-    """The GPU's; kernels/ref where SLUICE_REF names a library of it:
+def open_backend(attention_bytes=0):
+    """The GPU's, its memory for the scores of attention's backward (0: as it comes); kernels/ref
+    where SLUICE_REF names a library of it:
     cc -shared -fPIC -O2 -Isrc -I. kernels/ref/*.c src/base/err.c -lm -o ref.so"""
     here = os.path.dirname(os.path.abspath(__file__))
     if "SLUICE_REF" in os.environ:
         return Oracle(os.environ["SLUICE_REF"], os.path.join(here, "../../src/backend/ops.h"))
     module = os.path.join(os.environ["SLUICE_MODULE_DIR"], "sluice-cuda.so")
     ops_h = os.environ.get("SLUICE_OPS_H", os.path.join(here, "../../src/backend/ops.h"))
-    return Backend(module, ops_h)
+    return Backend(module, ops_h, attention_bytes)
