@@ -86,9 +86,9 @@ static cudnnStatus_t run_part(struct slc_cuda *c, struct slc_attention_job *j,
 
             arrays_of(arrays, j, scratch, x, b, h);
             if (s == CUDNN_STATUS_SUCCESS)
-                s = cudnnSetStream(c->attention->handle, l->stream[lane]);
+                s = cudnnSetStream(c->attention->handle[0], l->stream[lane]);
             if (s == CUDNN_STATUS_SUCCESS)
-                s = slc_sdpa_plan_run(p, c->attention->handle, arrays,
+                s = slc_sdpa_plan_run(p, c->attention->handle[0], arrays,
                                       l->workspace[lane]);
         }
     return s;
@@ -107,26 +107,22 @@ static void sum_parts(struct slc_queue *q, struct slc_attention_job *j, char *sc
                       const struct slc_attention_parts *x)
 {
     const struct slc_attention_backward_args *a = j->a;
+    struct slc_cuda_groups g = {.dk = a->dk, .dv = a->dv, .all_dk = scratch + x->dk,
+                                .all_dv = scratch + x->dv, .slots = 1, .most = a->T,
+                                .NQ = a->NQ, .NK = a->NK, .D = a->D};
 
     for (int i = 0; i < j->packing.n; i++) {
         const struct slc_packing_part *p = &j->packing.part[i];
-        const bool ragged = j->shape.ragged;
-        const size_t at = (size_t)p->slot * sizeof(int32_t);
-        const struct slc_cuda_groups g = {
-            .dk = a->dk,
-            .dv = a->dv,
-            .all_dk = scratch + x->dk,
-            .all_dv = scratch + x->dv,
-            .length = ragged ? (const int32_t *)(scratch + x->length + at) : NULL,
-            .off_k = ragged ? (const int32_t *)(scratch + x->off_k + at) : NULL,
-            .slots = ragged ? p->calls * p->stride : 1,
-            .most = ragged ? p->S : a->T,
-            .NQ = a->NQ,
-            .NK = a->NK,
-            .D = a->D};
 
-        if (slc_attention_shape(j, p->B, p->S)->split)
-            slc_cuda_sum_groups(q, &g);
+        if (!slc_attention_shape(j, p->B, p->S)->split)
+            continue;
+        if (j->shape.ragged) {
+            g.length = (const int32_t *)(scratch + x->length) + p->slot;
+            g.off_k = (const int32_t *)(scratch + x->off_k) + p->slot;
+            g.slots = p->calls * p->stride;
+            g.most = p->S;
+        }
+        slc_cuda_sum_groups(q, &g);
     }
 }
 
@@ -226,7 +222,7 @@ static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_ar
     const int64_t rows = a->max_len > 0 ? a->T / a->max_len : 0;
     struct slc_attention_backward_args one = *a; /* whole rows */
     struct slc_attention_need need = {0};
-    struct slc_attention_job j;
+    struct slc_attention_job j, packed;
 
     if (a->dtype != SLC_BF16 || rows == 0 || rows * a->max_len != a->T ||
         !slc_cuda_attention_state(c))
@@ -240,14 +236,12 @@ static size_t prepare(struct slc_cuda *c, const struct slc_attention_backward_ar
         return 0;
     }
     slc_attention_cut(&j);
-    const bool whole = !j.shape.ragged;
-    j.shape.ragged = true;
-    all_plans(c, &j, a->max_len, NULL);
-    j.shape.ragged = !whole;
-    if (whole)
+    packed = j;
+    packed.shape.ragged = true;
+    all_plans(c, &packed, a->max_len, NULL);
+    if (!j.shape.ragged)
         slc_attention_add_need(&need, c, &j, j.packing.part[0].B, a->max_len);
-    j.shape.ragged = true;
-    all_plans(c, &j, a->max_len, &need);
+    all_plans(c, &packed, a->max_len, &need);
     return slc_attention_scratch(c, a, 8 * a->T, &need).end;
 }
 

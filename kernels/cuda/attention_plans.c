@@ -17,7 +17,7 @@ struct entry {
 
 static bool start(struct slc_cuda_attention *s)
 {
-    return cudnnCreate(&s->handle) == CUDNN_STATUS_SUCCESS &&
+    return cudnnCreate(&s->handle[0]) == CUDNN_STATUS_SUCCESS &&
            cudaStreamCreateWithFlags(&s->side, cudaStreamNonBlocking) == cudaSuccess &&
            cudaEventCreateWithFlags(&s->fork, cudaEventDisableTiming) == cudaSuccess &&
            cudaEventCreateWithFlags(&s->join, cudaEventDisableTiming) == cudaSuccess;
@@ -29,9 +29,9 @@ struct slc_cuda_attention *slc_cuda_attention_state(struct slc_cuda *c)
         return c->attention;
     struct slc_cuda_attention *s = calloc(1, sizeof(*s));
     if (s && !start(s)) {
-        if (s->handle)
-            cudnnDestroy(s->handle);
-        s->handle = NULL; /* said where a plan is asked for */
+        if (s->handle[0])
+            cudnnDestroy(s->handle[0]);
+        s->handle[0] = NULL; /* said where a plan is asked for */
     }
     return c->attention = s;
 }
@@ -43,11 +43,9 @@ void slc_cuda_attention_destroy(struct slc_cuda_attention *s)
     for (int i = 0; i < s->n; i++)
         slc_sdpa_plan_release(&s->entry[i].plan);
     free(s->entry);
-    for (int i = 1; i < SLC_CUDA_MAKERS; i++)
-        if (s->maker[i])
-            cudnnDestroy(s->maker[i]);
-    if (s->handle)
-        cudnnDestroy(s->handle);
+    for (int i = 0; i < SLC_CUDA_MAKERS; i++)
+        if (s->handle[i])
+            cudnnDestroy(s->handle[i]);
     if (s->side)
         cudaStreamDestroy(s->side);
     if (s->fork)
@@ -105,19 +103,18 @@ void slc_cuda_attention_plan_want(struct slc_cuda *c, const struct slc_sdpa_shap
 /* Handles of up to n threads; how many there are, at least the one that is there. */
 static int makers(struct slc_cuda *c, int n)
 {
-    struct slc_cuda_attention *s = c->attention;
-    int i = 1;
+    cudnnHandle_t *h = c->attention->handle;
+    int there = 1;
 
-    n = n < SLC_CUDA_MAKERS ? n : SLC_CUDA_MAKERS;
-    s->maker[0] = s->handle;
-#pragma omp parallel for num_threads(n) if (n > 1 && !s->maker[n - 1])
-    for (int k = 1; k < n; k++)
-        if (!s->maker[k] && (cudaSetDevice(c->device) != cudaSuccess ||
-                             cudnnCreate(&s->maker[k]) != CUDNN_STATUS_SUCCESS))
-            s->maker[k] = NULL;
-    while (i < n && s->maker[i])
-        i++;
-    return i;
+    n = (int)slc_least(n, SLC_CUDA_MAKERS);
+#pragma omp parallel for num_threads(n) if (!h[n - 1])
+    for (int i = 1; i < n; i++)
+        if (!h[i] && (cudaSetDevice(c->device) != cudaSuccess ||
+                      cudnnCreate(&h[i]) != CUDNN_STATUS_SUCCESS))
+            h[i] = NULL;
+    while (there < n && h[there])
+        there++;
+    return there;
 }
 
 /* All plans that are wanted. The first that cuDNN cannot make is named on stderr. */
@@ -138,7 +135,7 @@ static void make_wanted(struct slc_cuda *c)
         if (x->made)
             continue;
         cudaSetDevice(c->device);
-        x->usable = slc_sdpa_plan_make(&x->plan, &x->shape, s->maker[omp_get_thread_num()],
+        x->usable = slc_sdpa_plan_make(&x->plan, &x->shape, s->handle[omp_get_thread_num()],
                                        NULL, &e) == 0;
         x->made = true;
 #pragma omp critical
@@ -159,7 +156,7 @@ struct slc_sdpa_plan *slc_cuda_attention_plan(struct slc_cuda *c,
 
     if (!s)
         return NULL;
-    if (!s->handle) {
+    if (!s->handle[0]) {
         slc_cuda_attention_say_plain(c, shape->S, shape->D, "cuDNN does not start");
         return NULL;
     }

@@ -5,13 +5,13 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/sdpa.h"
 
-#define SLC_CUDA_MAKERS 8 /* most threads that make plans: each has a handle */
+#define SLC_CUDA_MAKERS 8 /* most threads that make plans */
 
 /* cuDNN's plans for attention that this process has asked for, by shape. */
 struct slc_cuda_attention {
-    cudnnHandle_t handle; /* NULL: cuDNN did not start */
-    /* of the threads that make plans; the first is `handle`, the others as they are needed */
-    cudnnHandle_t maker[SLC_CUDA_MAKERS];
+    /* of the threads that make plans, as they are needed; the first one runs them, too. NULL
+     * in the first: cuDNN did not start */
+    cudnnHandle_t handle[SLC_CUDA_MAKERS];
     cudaStream_t side;    /* where every other call of an op runs, between the two events */
     cudaEvent_t fork, join;
     struct entry *entry;
