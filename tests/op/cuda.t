@@ -6,29 +6,30 @@
 . "${top_srcdir:-.}/tests/cuda/gpu.sh"
 SLC_OP_BACKEND=cuda
 export SLC_OP_BACKEND
+folder=$top_builddir/tests/op jobs=-j${SLC_TEST_JOBS:-1}
 n=0
-set -- "$top_builddir"/tests/op/test_*[a-z0-9]
+check() { # NAME COMMAND...
+    name=$1
+    shift
+    n=$((n + 1))
+    "$@" >&2 || printf 'not '
+    echo "ok $n - $name"
+}
+little_memory() {
+    SLC_TEST_ATTENTION_MIB=1 timeout 100 "$folder/test_attention" \
+        --filter 'attention/backends_agree' &&
+        SLC_TEST_ATTENTION_MIB=16 timeout 100 "$folder/test_attention" \
+            --filter 'attention/packings'
+}
+set -- "$folder"/test_*[a-z0-9]
 echo "1..$(($(ls "$@" | grep -vc '\.') + 3))"
 for program in "$@"; do
     case ${program##*/} in *.*) continue ;; esac
-    n=$((n + 1))
-    if timeout 300 "$program" -j"${SLC_TEST_JOBS:-1}" >&2; then
-        echo "ok $n - ${program##*/} on cuda"
-    else
-        echo "not ok $n - ${program##*/} on cuda"
-    fi
+    check "${program##*/} on cuda" timeout 300 "$program" "$jobs"
 done
-n=$((n + 1))
-SLUICE_GPU_ARCH=80 timeout 300 "$top_builddir/tests/op/test_grouped" -j"${SLC_TEST_JOBS:-1}" >&2 ||
-    printf 'not '
-echo "ok $n - test_grouped on cuda, kernels of an A100"
-n=$((n + 1))
-SLC_TEST_CALLS=30000 timeout 100 "$top_builddir/tests/op/test_grouped" \
-    --filter 'grouped/many_calls_as_one' >&2 || printf 'not '
-echo "ok $n - test_grouped on cuda, 90000 calls"
-n=$((n + 1))
-{ SLC_TEST_ATTENTION_MIB=1 timeout 100 "$top_builddir/tests/op/test_attention" \
-    --filter 'attention/backends_agree' &&
-    SLC_TEST_ATTENTION_MIB=16 timeout 100 "$top_builddir/tests/op/test_attention" \
-        --filter 'attention/packings'; } >&2 || printf 'not '
-echo "ok $n - test_attention on cuda, a head at a time"
+check "test_grouped on cuda, kernels of an A100" \
+    env SLUICE_GPU_ARCH=80 timeout 300 "$folder/test_grouped" "$jobs"
+check "test_grouped on cuda, 90000 calls" \
+    env SLC_TEST_CALLS=30000 timeout 100 "$folder/test_grouped" \
+    --filter 'grouped/many_calls_as_one'
+check "test_attention on cuda, a head at a time" little_memory
