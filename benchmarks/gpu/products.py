@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 
-BEGAN = time.time()  # before PyTorch is loaded, which takes long from a cold disk
+BEGAN = time.time()  # before PyTorch is loaded
 
 import torch
 import torch.nn.functional as F
