@@ -124,7 +124,7 @@ def read_structs(path):
     text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
     make = lambda name, body: type(name, (C.Structure,), {"_fields_": fields_of(body)})
     body = re.search(r"struct slc_rows \{(.*?)\};", text, flags=re.S).group(1)
-    KINDS["struct slc_rows"] = make("Rows", body)
+    KINDS.setdefault("struct slc_rows", make("Rows", body))  # of all backends that are open
     return {op: make(op, body) for op, body in
             re.findall(r"struct slc_(\w+)_args \{(.*?)\};", text, flags=re.S)}
 

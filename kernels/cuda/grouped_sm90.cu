@@ -104,7 +104,7 @@ __device__ __forceinline__ void load_tiles(const CUtensorMap *ma, const CUtensor
 {
     const int rank = slc_cluster_rank();
 
-    for (tile t = take<false>(h); t.steps >= 0; t = take<false>(h))
+    for (tile t = take(h); t.steps >= 0; t = take(h))
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.empty + r.stage * 8, r.phase ^ 1);
             slc_bar_expect(r.full + r.stage * 8, STAGE_BYTES);
@@ -136,7 +136,7 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r, ha
     uint32_t low[64]; /* the tile before, not stored yet */
     place to = {};
     bool due = false;
-    tile next = take<true>(h);
+    tile next = take(h);
 
     while (next.steps >= 0) {
         tile t = next;
@@ -147,7 +147,7 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r, ha
             t.steps = 0;
         }
         if (t.steps == 0)
-            next = take<true>(h);
+            next = take(h);
         for (int s = 0; s < t.steps; s++) {
             slc_bar_wait(r.full + r.stage * 8, r.phase);
             const int slices = A_MN && s + 1 == t.steps ? t.slices : BK / 16;
@@ -162,7 +162,7 @@ __device__ __forceinline__ void multiply_tiles(const CUtensorMap *mc, ring r, ha
             else
                 multiply<A_MN, B_MN, 1>(d, at, group, s > 0);
             if (s + 1 == t.steps) /* behind products that run */
-                next = take<true>(h);
+                next = take(h);
             if (s > 0) {
                 slc_wgmma_wait<1>();
                 if (lane < 2)

@@ -164,14 +164,15 @@ __device__ __forceinline__ tile tile_of(const int *table, const group_args &g, i
 
 /*
  * How tiles reach those of a block that load and multiply, one at a time: through `slot`,
- * whose barriers are `given` and `taken`. The next follows once all have arrived at `taken`.
+ * whose barriers are `given` and `taken`. The next follows once all have arrived at `taken`,
+ * every thread for itself: racecheck does not follow one that speaks for its warp.
  * phase: parity of the tile that comes next.
  */
 struct handover {
     tile *slot;
     uint32_t given, taken, phase;
 };
-#define TAKERS 9 /* the thread that loads and 8 warps that multiply */
+#define TAKERS 257 /* the thread that loads and 256 that multiply */
 
 /* How the cluster's first block tells the second which pair comes next: `pair` in the second's
  * shared memory with the barrier `came`; `read`, in the first's, says that it may be written
@@ -228,15 +229,12 @@ static __device__ void hand_out(handover h, relay r, const int *table, const gro
         g.tickets[0] = 0;
 }
 
-/* The next tile of this block; by one thread, or by a whole warp. */
-template <bool WARP> __device__ __forceinline__ tile take(handover &h)
+/* The next tile of this block. */
+__device__ __forceinline__ tile take(handover &h)
 {
     slc_bar_wait(h.given, h.phase);
     const tile t = *h.slot;
-    if (WARP)
-        __syncwarp();
-    if (!WARP || threadIdx.x % 32 == 0)
-        slc_bar_arrive_here(h.taken);
+    slc_bar_arrive_here(h.taken);
     h.phase ^= 1;
     return t;
 }
