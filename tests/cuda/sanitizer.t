@@ -31,7 +31,7 @@ check() { # TOOL COMMAND...: output in $tmp/log
     local tool=$1
     shift
     timeout "${SLC_TEST_TIMEOUT:-240}" compute-sanitizer --tool "$tool" \
-        --target-processes all --error-exitcode 9 --print-limit 1000 "$@" >"$tmp/log" 2>&1
+        --target-processes all --error-exitcode 9 --print-limit 0 "$@" >"$tmp/log" 2>&1
 }
 # Reports of the log, those in cuDNN's kernels and the others: its own barriers are ones that
 # racecheck does not follow. A report goes on until an empty line.
