@@ -32,6 +32,12 @@ __device__ __forceinline__ void slc_bar_arrive_here(uint32_t bar)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
+#define SLC_ARRIVE(order)                                                                \
+    "{\n"                                                                                \
+    ".reg .b32 there;\n"                                                                 \
+    "mapa.shared::cluster.u32 there, %0, %1;\n"                                          \
+    "mbarrier.arrive" order ".shared::cluster.b64 _, [there];\n"                         \
+    "}"
 /*
  * Arrive at the barrier at the same place in block `cta` of the cluster. Without
  * .release.cluster, which would cost a memory barrier of the whole card: right where what
@@ -40,25 +46,14 @@ __device__ __forceinline__ void slc_bar_arrive_here(uint32_t bar)
  */
 __device__ __forceinline__ void slc_bar_arrive(uint32_t bar, int cta)
 {
-    asm volatile("{\n"
-                 ".reg .b32 there;\n"
-                 "mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-                 "}" ::"r"(bar),
-                 "r"(cta)
-                 : "memory");
+    asm volatile(SLC_ARRIVE("") ::"r"(bar), "r"(cta) : "memory");
 }
 /* The same after all that was read and written here. */
 __device__ __forceinline__ void slc_bar_arrive_release(uint32_t bar, int cta)
 {
-    asm volatile("{\n"
-                 ".reg .b32 there;\n"
-                 "mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
-                 "}" ::"r"(bar),
-                 "r"(cta)
-                 : "memory");
+    asm volatile(SLC_ARRIVE(".release.cluster") ::"r"(bar), "r"(cta) : "memory");
 }
+#undef SLC_ARRIVE
 #define SLC_TRY_WAIT(order)                                                              \
     "{\n"                                                                                \
     ".reg .pred done;\n"                                                                 \

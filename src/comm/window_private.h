@@ -118,7 +118,7 @@ void slc_order_drift(struct slc_window *w);
 /* --- window_target.c: the way to one member
  * ------------------------------------------ */
 
-/* Start a put of UCX from a slot: see slc_slot_take. */
+/* A free slot, from now on in flight; there must be one. */
 struct slc_slot *slc_slot_take(struct slc_target *t);
 /* Completion of a request whose user data is its slot. */
 void slc_slot_done(void *request, ucs_status_t status, void *slot);
