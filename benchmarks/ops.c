@@ -181,7 +181,7 @@ int main(int argc, char **argv)
 {
     const int threads = argc > 1 ? atoi(argv[1]) : 1;
     const int64_t T = argc > 3 ? atoll(argv[3]) : 2048;
-    const struct slc_backend_options o = {.threads = threads, .device = -1};
+    const struct slc_backend_options o = {.threads = threads};
     struct slc_err e = SLC_ERR_INIT;
     char text[128];
 

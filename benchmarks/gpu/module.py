@@ -20,7 +20,7 @@ class Err(C.Structure):
 
 
 class Options(C.Structure):
-    _fields_ = [("threads", C.c_int), ("device", C.c_int), ("attention_bytes", C.c_int64)]
+    _fields_ = [("threads", C.c_int), ("local_rank", C.c_int), ("attention_bytes", C.c_int64)]
 
 
 class Queue(C.Structure):

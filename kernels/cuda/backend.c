@@ -146,16 +146,6 @@ static const struct slc_backend_calls cuda_calls = {
     .coll_allgatherv = slc_cuda_coll_allgatherv,
 };
 
-/* Which GPU: the one asked for, or by the rank's place on its node. */
-static int choose_device(int asked, int count)
-{
-    const char *local = getenv("SLURM_LOCALID");
-
-    if (asked >= 0)
-        return asked;
-    return local ? atoi(local) % count : 0;
-}
-
 /* 80 for 8.0; no more than SLUICE_GPU_ARCH (for tests) says. */
 static int arch_of(const struct cudaDeviceProp *prop)
 {
@@ -166,7 +156,7 @@ static int arch_of(const struct cudaDeviceProp *prop)
     return most >= 80 && most < own ? most : own;
 }
 
-static int open_device(struct slc_cuda *c, int asked, struct slc_err *e)
+static int open_device(struct slc_cuda *c, int local_rank, struct slc_err *e)
 {
     int count = 0, smem = 0;
     cudaError_t err = cudaGetDeviceCount(&count);
@@ -176,11 +166,7 @@ static int open_device(struct slc_cuda *c, int asked, struct slc_err *e)
                         "backend cuda: no GPU can be used: %s; install the NVIDIA driver "
                         "or ask Slurm for a GPU (--gpus-per-task), or use backend cpu",
                         err != cudaSuccess ? cudaGetErrorString(err) : "none is there");
-    c->device = choose_device(asked, count);
-    if (c->device >= count)
-        return slc_errf(e, SLC_EXIT_CONFIG,
-                        "backend cuda: GPU %d was asked for, but only %d can be seen",
-                        c->device, count);
+    c->device = local_rank % count;
     if (slc_cuda_error(e, cudaSetDevice(c->device), "choosing the GPU") != 0 ||
         slc_cuda_error(e, cudaGetDeviceProperties(&c->prop, c->device),
                        "asking the GPU") != 0 ||
@@ -227,7 +213,7 @@ struct slc_backend *slc_backend_cuda_create(int abi,
     c->base.bf16_fast = true; /* from sm_80 on */
     c->attention_bytes = opts->attention_bytes > 0 ? opts->attention_bytes : 2ll << 30;
     c->threads = opts->threads > 0 ? opts->threads : omp_get_max_threads();
-    if (open_device(c, opts->device, e) != 0)
+    if (open_device(c, opts->local_rank, e) != 0)
         goto err_free;
     c->plans = slc_cuda_plans_create();
     if (!c->plans || cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS) {

@@ -64,8 +64,7 @@ static int error_of(struct slc_err *e, ncclResult_t r, const char *what)
     if (r == ncclSuccess)
         return 0;
     return slc_errf(e, r == ncclRemoteError ? SLC_EXIT_PEER : SLC_EXIT_SYSTEM,
-                    "backend cuda: NCCL: %s: %s (NCCL_DEBUG=WARN tells more)", what,
-                    nccl.GetErrorString(r));
+                    "backend cuda: NCCL: %s: %s", what, nccl.GetErrorString(r));
 }
 
 int slc_cuda_coll_id(struct slc_backend *b, unsigned char id[SLC_COLL_ID],
@@ -79,6 +78,19 @@ int slc_cuda_coll_id(struct slc_backend *b, unsigned char id[SLC_COLL_ID],
         return -1;
     memcpy(id, &u, sizeof(u));
     return 0;
+}
+
+static int join(struct slc_coll *x, ncclUniqueId id, struct slc_err *e)
+{
+    const ncclResult_t r = nccl.CommInitRank(&x->comm, x->size, id, x->index);
+
+    if (r == ncclInvalidUsage) /* what NCCL says of two ranks on one GPU */
+        return slc_errf(e, SLC_EXIT_CONFIG,
+                        "backend cuda: NCCL: a rank on GPU %d cannot join a group: %s; give "
+                        "each rank of a node a GPU of its own (--gpus-per-task=1), or set "
+                        "parallel.collectives=host",
+                        x->cuda->device, nccl.GetErrorString(r));
+    return error_of(e, r, "joining a group");
 }
 
 struct slc_coll *slc_cuda_coll_create(struct slc_backend *b,
@@ -97,8 +109,7 @@ struct slc_coll *slc_cuda_coll_create(struct slc_backend *b,
     x->cuda = c;
     x->size = size;
     x->index = index;
-    if (load(e) != 0 ||
-        error_of(e, nccl.CommInitRank(&x->comm, size, u, index), "joining a group") != 0) {
+    if (load(e) != 0 || join(x, u, e) != 0) {
         free(x);
         return NULL;
     }

@@ -88,7 +88,7 @@ struct slc_backend *slc_backend_open(const char *name,
                                      const struct slc_backend_options *opts,
                                      struct slc_err *e)
 {
-    const struct slc_backend_options none = {.device = -1};
+    const struct slc_backend_options none = {0};
 
     if (!opts)
         opts = &none;

@@ -27,8 +27,8 @@ struct slc_queue;
 struct slc_event;
 
 struct slc_backend_options {
-    int threads; /* CPU threads of this rank; 0: what the process may use */
-    int device;  /* GPU index, -1: choose by local rank */
+    int threads;    /* CPU threads of this rank; 0: what the process may use */
+    int local_rank; /* among the ranks of this node: each takes the next GPU, in turn */
     /* On a GPU, the most memory that scores take which the deterministic backward of attention
      * keeps; 0: 2 GiB. What takes more for one head is refused. */
     int64_t attention_bytes;

@@ -70,7 +70,7 @@ static int load_weights(struct step *x, struct slc_err *e)
 
 static int create(struct step *x, struct slc_err *e)
 {
-    const struct slc_backend_options bo = {.threads = (int)x->threads, .device = -1};
+    const struct slc_backend_options bo = {.threads = (int)x->threads};
     const struct slc_optim_options oo = {
         .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1.0};
 

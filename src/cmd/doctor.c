@@ -127,7 +127,7 @@ static void check_libraries(void)
 static void check_backends(void)
 {
     static const char *const names[] = {"cpu", "cuda"};
-    const struct slc_backend_options o = {.device = -1};
+    const struct slc_backend_options o = {0};
 
     for (int i = 0; i < 2; i++) {
         struct slc_err e = SLC_ERR_INIT;

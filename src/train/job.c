@@ -89,7 +89,7 @@ static int open_backend(struct slc_job *j, struct slc_err *e)
     struct slc_backend_options bo = {
         .threads = j->o->run.threads > 0 ? (int)j->o->run.threads
                                          : slc_world_threads(j->world),
-        .device = -1,
+        .local_rank = slc_world_local_rank(j->world),
         .attention_bytes = j->o->run.attention_mib << 20,
     };
 

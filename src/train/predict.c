@@ -120,7 +120,7 @@ static int create(struct slc_predict *p, int64_t T, struct slc_err *e)
 struct slc_predict *slc_predict_open(const char *dir, const char *device, int threads,
                                      int64_t max_tokens, struct slc_err *e)
 {
-    struct slc_backend_options bo = {.threads = threads, .device = -1};
+    struct slc_backend_options bo = {.threads = threads};
     struct slc_predict *p = calloc(1, sizeof(*p));
     char ckpt[4096];
 

@@ -9,7 +9,7 @@ static void dev_open(struct op_dev *d, const char *name, int threads)
 {
     struct slc_err e = SLC_ERR_INIT;
     const char *mib = getenv("SLC_TEST_ATTENTION_MIB");
-    struct slc_backend_options opts = {.threads = threads, .device = -1,
+    struct slc_backend_options opts = {.threads = threads,
                                        .attention_bytes = mib ? atoll(mib) << 20 : 0};
 
     memset(d, 0, sizeof(*d));

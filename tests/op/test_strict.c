@@ -22,7 +22,7 @@ struct fixture {
 
 static void setup(struct fixture *f, const char *name)
 {
-    const struct slc_backend_options opts = {.threads = 1, .device = -1};
+    const struct slc_backend_options opts = {.threads = 1};
     struct slc_err e = SLC_ERR_INIT;
     float ones[N];
 

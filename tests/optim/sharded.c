@@ -210,7 +210,7 @@ int main(int argc, char **argv)
     NEED(all);
     struct slc_group *replicas = replicas_of(w, ep);
     struct slc_backend *b =
-        slc_backend_open("ref", &(struct slc_backend_options){.threads = 1, .device = -1}, &e);
+        slc_backend_open("ref", &(struct slc_backend_options){.threads = 1}, &e);
     NEED(b);
     if (argc > 3 && !strcmp(argv[3], "stage"))
         b->host_readable = b->immediate = false;

@@ -20,7 +20,7 @@ struct fixture {
 static void open_backend(struct fixture *f)
 {
     f->e = (struct slc_err)SLC_ERR_INIT;
-    f->b = slc_backend_open("ref", &(struct slc_backend_options){.device = -1}, &f->e);
+    f->b = slc_backend_open("ref", &(struct slc_backend_options){0}, &f->e);
     cr_assert_not_null(f->b, "%s", f->e.text);
     f->q = slc_queue_create(f->b, &f->e);
     f->ps = (struct slc_params){.p = f->p, .b = f->b, .dtype = SLC_F32};
