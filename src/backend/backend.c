@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <limits.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,10 +93,12 @@ struct slc_backend *slc_backend_open(const char *name,
 
     if (!opts)
         opts = &none;
+    if (opts->threads > 0)
+        omp_set_num_threads(opts->threads);
     if (!strcmp(name, "cpu") || !strcmp(name, "ref"))
-        return slc_backend_host_create(name, opts, e);
+        return slc_backend_host_create(name, e);
     if (!strcmp(name, "strict"))
-        return slc_backend_strict_create(opts, e);
+        return slc_backend_strict_create(e);
     if (!strcmp(name, "cuda"))
         return cuda_open(opts, e);
     slc_errf(e, SLC_EXIT_CONFIG, "backend \"%s\" is not known; use cpu or cuda", name);

@@ -27,7 +27,7 @@ struct slc_queue;
 struct slc_event;
 
 struct slc_backend_options {
-    int threads;    /* CPU threads of this rank; 0: what the process may use */
+    int threads;    /* OpenMP's in this process from now on; 0: as it is */
     int local_rank; /* among the ranks of this node: each takes the next GPU, in turn */
     /* On a GPU, the most memory that scores take which the deterministic backward of attention
      * keeps; 0: 2 GiB. What takes more for one head is refused. */
@@ -232,11 +232,8 @@ bool slc_cpu_bf16_fast(void);
 /* flop/s of oneDNN's own product with all threads, the best of several sizes: what the
  * products of a step are a share of. */
 int slc_cpu_peak(enum slc_dtype dtype, double *rate, struct slc_err *e);
-struct slc_backend *slc_backend_host_create(const char *name,
-                                            const struct slc_backend_options *opts,
-                                            struct slc_err *e);
-struct slc_backend *slc_backend_strict_create(const struct slc_backend_options *opts,
-                                              struct slc_err *e);
+struct slc_backend *slc_backend_host_create(const char *name, struct slc_err *e);
+struct slc_backend *slc_backend_strict_create(struct slc_err *e);
 
 /* Entry point of the CUDA module, found by dlsym. */
 #define SLC_CUDA_MODULE_SYMBOL "slc_backend_cuda_create"

@@ -180,9 +180,7 @@ static const struct slc_backend_calls host_calls = {
     .describe = describe,
 };
 
-struct slc_backend *slc_backend_host_create(const char *name,
-                                            const struct slc_backend_options *opts,
-                                            struct slc_err *e)
+struct slc_backend *slc_backend_host_create(const char *name, struct slc_err *e)
 {
     const bool cpu = !strcmp(name, "cpu");
     struct slc_backend *b = calloc(1, sizeof(*b));
@@ -197,8 +195,6 @@ struct slc_backend *slc_backend_host_create(const char *name,
     b->host_readable = true;
     b->own_in_place = true;
     b->immediate = true;
-    if (opts->threads > 0)
-        omp_set_num_threads(opts->threads);
     if (cpu)
         slc_ops_cpu(&b->ops);
     else

@@ -233,12 +233,10 @@ static const struct slc_backend_calls strict_calls = {
     .hide = hide,
 };
 
-struct slc_backend *slc_backend_strict_create(const struct slc_backend_options *opts,
-                                              struct slc_err *e)
+struct slc_backend *slc_backend_strict_create(struct slc_err *e)
 {
     struct strict *s = calloc(1, sizeof(*s));
 
-    (void)opts;
     if (!s) {
         slc_errf(e, SLC_EXIT_SYSTEM, "backend strict: no memory for the backend");
         return NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -270,4 +271,19 @@ Test(backend, unknown_and_missing_ones_say_so)
         cr_assert(e.code == SLC_EXIT_UNSUPPORTED && strstr(e.text, "cuda"), "%s",
                   e.text);
     slc_backend_close(b);
+}
+
+Test(backend, the_host_computes_with_the_threads_asked_for)
+{
+    static const char *const names[] = {"cpu", "ref", "strict"};
+
+    for (int i = 0; i < 3; i++) {
+        const struct slc_backend_options o = {.threads = 3 + i};
+        struct slc_err e = SLC_ERR_INIT;
+        struct slc_backend *b = slc_backend_open(names[i], &o, &e);
+
+        cr_assert(b, "%s", e.text);
+        cr_assert_eq(omp_get_max_threads(), o.threads, "%s", names[i]);
+        slc_backend_close(b);
+    }
 }
