@@ -21,27 +21,12 @@ int slc_cuda_error(struct slc_err *e, cudaError_t err, const char *what)
                     "backend cuda: %s: %s", what, cudaGetErrorString(err));
 }
 
-static void fail(struct slc_queue *q, const struct slc_err *e)
-{
-    if (q->error.code == SLC_EXIT_OK)
-        q->error = *e;
-}
-
-static int sticky(const struct slc_queue *q, struct slc_err *e)
-{
-    if (q->error.code == SLC_EXIT_OK)
-        return 0;
-    if (e)
-        *e = q->error;
-    return -1;
-}
-
 void slc_cuda_fail(struct slc_queue *q, cudaError_t err, const char *what)
 {
     struct slc_err e = SLC_ERR_INIT;
 
     if (slc_cuda_error(&e, err, what) != 0)
-        fail(q, &e);
+        slc_queue_fail(q, &e);
 }
 
 void slc_cuda_fail_text(struct slc_queue *q, int code, const char *text)
@@ -49,7 +34,7 @@ void slc_cuda_fail_text(struct slc_queue *q, int code, const char *text)
     struct slc_err e = SLC_ERR_INIT;
 
     slc_errf(&e, code, "backend cuda: %s", text);
-    fail(q, &e);
+    slc_queue_fail(q, &e);
 }
 
 int slc_cuda_launched(struct slc_queue *q, const char *what)
@@ -107,7 +92,7 @@ void *slc_cuda_scratch(struct slc_queue *q, size_t bytes)
     struct slc_err e = SLC_ERR_INIT;
 
     if (slc_cuda_scratch_grow(slc_cuda_queue_of(q), bytes, &e) != 0) {
-        fail(q, &e);
+        slc_queue_fail(q, &e);
         return NULL;
     }
     return slc_cuda_queue_of(q)->scratch;
@@ -195,7 +180,7 @@ static cudaError_t stream_sync(struct slc_queue *q)
         struct slc_err e = SLC_ERR_INIT;
 
         if (slc_cuda_coll_poll(cq->cuda, &e) != 0)
-            fail(q, &e);
+            slc_queue_fail(q, &e);
         nanosleep(&pause, NULL);
     }
     return err;
@@ -207,7 +192,7 @@ int slc_cuda_queue_sync(struct slc_queue *q, struct slc_err *e)
 
     if (err != cudaSuccess)
         slc_cuda_fail(q, err, "running the queue");
-    return sticky(q, e);
+    return slc_err_pass(&q->error, e);
 }
 
 /* -- events --------------------------------------------------------------- */
@@ -251,7 +236,7 @@ void slc_cuda_queue_wait(struct slc_queue *q, struct slc_event *base)
     struct cuda_event *ev = (struct cuda_event *)base;
 
     if (ev->error.code != SLC_EXIT_OK)
-        fail(q, &ev->error);
+        slc_queue_fail(q, &ev->error);
     slc_cuda_fail(q, cudaStreamWaitEvent(slc_cuda_queue_of(q)->stream, ev->event, 0),
                   "waiting for an event");
 }
@@ -260,11 +245,7 @@ static int event_done(struct cuda_event *ev, cudaError_t err, struct slc_err *e)
 {
     if (err != cudaSuccess && ev->error.code == SLC_EXIT_OK)
         slc_cuda_error(&ev->error, err, "running the queue");
-    if (ev->error.code == SLC_EXIT_OK)
-        return 0;
-    if (e)
-        *e = ev->error;
-    return -1;
+    return slc_err_pass(&ev->error, e);
 }
 
 int slc_cuda_event_sync(struct slc_event *base, struct slc_err *e)

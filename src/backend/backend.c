@@ -11,21 +11,6 @@
 
 #define MODULE "sluice-cuda.so"
 
-void slc_queue_fail(struct slc_queue *q, const struct slc_err *e)
-{
-    if (q->error.code == SLC_EXIT_OK)
-        q->error = *e;
-}
-
-int slc_queue_error(const struct slc_queue *q, struct slc_err *e)
-{
-    if (q->error.code == SLC_EXIT_OK)
-        return 0;
-    if (e)
-        *e = q->error;
-    return -1;
-}
-
 /* The folder of the running program; the module lies there in a build tree. */
 static void program_dir(char *dir, size_t len)
 {

@@ -215,9 +215,11 @@ static inline void slc_backend_describe(struct slc_backend *b, char *text, size_
 }
 
 /* For ops: note an error in the queue (the first one stays) and leave the op. */
-void slc_queue_fail(struct slc_queue *q, const struct slc_err *e);
-/* For backends: 0, or -1 with the queue's sticky error copied to e. */
-int slc_queue_error(const struct slc_queue *q, struct slc_err *e);
+static inline void slc_queue_fail(struct slc_queue *q, const struct slc_err *e)
+{
+    if (q->error.code == SLC_EXIT_OK)
+        q->error = *e;
+}
 
 /* Constructors the loader knows; kernels/ref and kernels/cpu fill the op table. */
 void slc_ops_ref(struct slc_ops *ops);

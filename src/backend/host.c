@@ -76,7 +76,7 @@ static void queue_destroy(struct slc_queue *q)
 
 static int queue_sync(struct slc_queue *q, struct slc_err *e)
 {
-    return slc_queue_error(q, e);
+    return slc_err_pass(&q->error, e);
 }
 
 static struct slc_event *event_create(struct slc_backend *b, struct slc_err *e)
@@ -111,13 +111,7 @@ static void queue_wait(struct slc_queue *q, struct slc_event *ev)
 
 static int event_sync(struct slc_event *ev, struct slc_err *e)
 {
-    struct host_event *h = (struct host_event *)ev;
-
-    if (h->error.code == SLC_EXIT_OK)
-        return 0;
-    if (e)
-        *e = h->error;
-    return -1;
+    return slc_err_pass(&((struct host_event *)ev)->error, e);
 }
 
 static int event_test(struct slc_event *ev, struct slc_err *e)
@@ -135,7 +129,7 @@ static void upload(struct slc_queue *q, void *dst, const void *src, size_t bytes
 static int fetch(struct slc_queue *q, void *dst, const void *src, size_t bytes,
                  struct slc_err *e)
 {
-    if (slc_queue_error(q, e) != 0)
+    if (slc_err_pass(&q->error, e) != 0)
         return -1;
     if (bytes)
         memcpy(dst, src, bytes);

@@ -43,7 +43,7 @@ static void queue_destroy(struct slc_queue *q)
 static int queue_sync(struct slc_queue *q, struct slc_err *e)
 {
     queue_destroy(q);
-    return slc_queue_error(q, e);
+    return slc_err_pass(&q->error, e);
 }
 
 static struct slc_event *event_create(struct slc_backend *b, struct slc_err *e)
@@ -87,7 +87,7 @@ static int event_sync(struct slc_event *event, struct slc_err *e)
     if (!ev->of)
         return 0;
     slc_strict_demand((struct strict *)event->b, ev->of, ev->upto, true);
-    return slc_queue_error(&ev->of->base, e);
+    return slc_err_pass(&ev->of->base.error, e);
 }
 
 /* The first look only asks for the work: code must not count on "done at once". */
@@ -106,7 +106,7 @@ static int event_test(struct slc_event *event, struct slc_err *e)
         slc_strict_demand(s, ev->of, ev->upto, false);
         return 0;
     }
-    return slc_queue_error(&ev->of->base, e) != 0 ? -1 : 1;
+    return slc_err_pass(&ev->of->base.error, e) != 0 ? -1 : 1;
 }
 
 static void upload(struct slc_queue *q, void *dst, const void *src, size_t bytes)

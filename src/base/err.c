@@ -45,6 +45,15 @@ int slc_err_prefix(struct slc_err *e, const char *fmt, ...)
     return -1;
 }
 
+int slc_err_pass(const struct slc_err *kept, struct slc_err *e)
+{
+    if (kept->code == SLC_EXIT_OK)
+        return 0;
+    if (e)
+        *e = *kept;
+    return -1;
+}
+
 void slc_bug(const char *file, int line, const char *fmt, ...)
 {
     va_list ap;

@@ -31,6 +31,9 @@ int slc_err_set(struct slc_err *e, int code, const char *file, int line,
 int slc_err_prefix(struct slc_err *e, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* 0, or -1 with an error that was kept copied to e (may be NULL). */
+int slc_err_pass(const struct slc_err *kept, struct slc_err *e);
+
 /* An invariant of ours is broken: print where and abort. Never for user input. */
 #define SLC_BUG(...) slc_bug(__FILE__, __LINE__, __VA_ARGS__)
 void slc_bug(const char *file, int line, const char *fmt, ...)
