@@ -126,7 +126,7 @@ static void make_wanted(struct slc_cuda *c)
 
     for (int i = 0; i < s->n; i++)
         wanted += !s->entry[i].made;
-    const int threads = makers(c, (int)slc_least(c->threads, wanted));
+    const int threads = makers(c, (int)slc_least(omp_get_max_threads(), wanted));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < s->n; i++) {
         struct entry *x = &s->entry[i];

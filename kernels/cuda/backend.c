@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/cuda/cuda.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -212,7 +211,6 @@ struct slc_backend *slc_backend_cuda_create(int abi,
     c->base.row_align = SLC_CUDA_ROW_ALIGN;
     c->base.bf16_fast = true; /* from sm_80 on */
     c->attention_bytes = opts->attention_bytes > 0 ? opts->attention_bytes : 2ll << 30;
-    c->threads = opts->threads > 0 ? opts->threads : omp_get_max_threads();
     if (open_device(c, opts->local_rank, e) != 0)
         goto err_free;
     c->plans = slc_cuda_plans_create();

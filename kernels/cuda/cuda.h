@@ -31,7 +31,6 @@ struct slc_cuda {
     struct slc_backend base;
     struct cudaDeviceProp prop;
     int device, sms;
-    int threads;     /* of the host that this rank may use */
     int arch;        /* 80, 90: whose kernels are taken */
     size_t smem_max; /* most dynamic shared memory of a block */
     int64_t attention_bytes; /* most that dS of attention's backward takes */

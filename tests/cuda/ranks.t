@@ -21,18 +21,12 @@ export CUDA_VISIBLE_DEVICES
 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_NVLS_ENABLE=0
 export NCCL_SOCKET_IFNAME NCCL_IB_DISABLE NCCL_NVLS_ENABLE
 
-cat >host.sh <<'END'
+cat >own_host <<END
 #!/bin/sh
-NCCL_HOSTID=host$PMIX_RANK exec "$@"
+NCCL_HOSTID=host\$PMIX_RANK exec "$sluice" "\$@"
 END
-chmod +x host.sh
-two() { # DIR [key=value ...]
-    local dir=$1
-    shift
-    timeout 100 "$launch" -n 2 "$tmp/host.sh" "$sluice" train "$here/run.yaml" \
-        model.config="$here/tiny.json" data.corpus="$tmp/corpus.h5" run.dir="$dir" \
-        run.device=cuda "$@" >log 2>&1
-}
+chmod +x own_host
+two() { sluice=$tmp/own_host gpu 2 "$@"; }
 
 gpu 1 one parallel.ep=1 train.micro_batch=4
 result "one rank"
@@ -64,7 +58,7 @@ fi
 
 used() { nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits | head -n 1; }
 before=$(used)
-"$launch" -n 2 "$tmp/host.sh" "$sluice" train "$here/run.yaml" model.config="$here/tiny.json" \
+"$launch" -n 2 "$tmp/own_host" train "$here/run.yaml" model.config="$here/tiny.json" \
     data.corpus="$tmp/corpus.h5" run.dir=killed run.device=cuda parallel.ep=1 \
     train.steps=1000000 >log 2>&1 &
 pid=$!
